@@ -1,0 +1,1 @@
+"""The git remote, and builds that turn a commit into layers."""

@@ -1,0 +1,388 @@
+"""What others may see of the function service: its types, and its doors as Protocols.
+
+`Invocations` is the gateway's door, `Control` and `Vault` are the operator's (through the gateway),
+`Builds` is the builder's. Each is served by `server.py` and reached through `client.py`.
+Refusals are `pilotlight.problems.Problem`.
+"""
+
+from collections.abc import AsyncIterator
+from enum import StrEnum
+from typing import Protocol
+
+from msgspec import Struct
+
+
+class Access(StrEnum):
+    """Who may call a function."""
+
+    KEY = "key"  # whoever has a key
+    PUBLIC = "public"
+    INTERNAL = "internal"  # other functions only
+
+
+class FunctionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one function runs: what its manifest says, with the defaults filled in."""
+
+    name: str
+    runtime: str  # with its version, such as "python3.11"
+    handler: str
+    memory: int = 128 << 20  # bytes
+    cpu: float = 0.25  # cores
+    timeout: float = 10.0  # seconds
+    concurrency: int = 1  # calls that one instance answers at a time
+    min_instances: int = 0
+    max_instances: int = 20
+    keep_alive: float | None = None  # seconds; None lets the policy decide
+    access: Access = Access.KEY
+    egress: tuple[str, ...] = ()  # host:port
+    env: dict[str, str] = {}
+    secrets: tuple[str, ...] = ()
+
+
+class Revision(Struct, frozen=True, kw_only=True):
+    """One immutable build of a function; `id` is a digest of everything else but commit and time."""
+
+    id: str
+    app: str
+    config: FunctionConfig
+    code: str  # digest of the layer with the function's own files
+    dependencies: str | None = None  # digest of the layer with what it depends on
+    commit: str
+    created: float  # seconds since the epoch
+
+
+class Key(Struct, frozen=True, kw_only=True):
+    """A key as it is kept: only the SHA-256 of the secret itself."""
+
+    id: str
+    name: str
+    sha256: str  # hexadecimal
+    created: float
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """All that the gateway must know of a function that is live."""
+
+    function: str
+    app: str
+    revision: str
+    access: Access
+    timeout: float  # seconds
+    concurrency: int
+    max_instances: int
+
+
+class RouteTable(Struct, frozen=True, tag=True):
+    """All routes and keys at one moment; it replaces the former table as a whole."""
+
+    routes: dict[str, Route]  # by function name
+    keys: dict[str, str]  # hexadecimal SHA-256 of a key → its id
+
+
+class Recall(Struct, frozen=True, tag=True):
+    """The gateway shall use this lease for no new call, and release it when its last call has ended."""
+
+    lease: str
+
+
+class Ended(Struct, frozen=True, tag=True):
+    """The instance of this lease is dead; the lease is void and need not be released."""
+
+    lease: str
+
+
+class Stages(Struct, frozen=True):
+    """How long each stage of a start took, in milliseconds; 0 where it came out of a cache."""
+
+    container: float = 0.0
+    runtime: float = 0.0
+    code: float = 0.0
+
+
+class Lease(Struct, frozen=True, kw_only=True):
+    """The right to send up to `concurrency` calls at a time to one instance."""
+
+    id: str
+    function: str
+    revision: str
+    instance: str
+    socket: str  # path of the Unix socket on which the instance serves HTTP/1.1
+    concurrency: int
+    cold: bool  # the instance was made for this lease
+    stages: Stages
+    idle: float  # seconds without a call after which the gateway releases the lease
+
+
+class Usage(Struct, frozen=True):
+    """One call that ended, as the gateway reports it."""
+
+    function: str
+    revision: str
+    instance: str
+    request_id: str
+    started: float  # seconds since the epoch
+    duration: float  # seconds
+    status: int
+    cold: bool
+
+
+class Invocations(Protocol):
+    """The gateway's door."""
+
+    def events(self) -> AsyncIterator[RouteTable | Recall | Ended]:
+        """Yield the current table, then every change, and what happens to this gateway's leases."""
+        ...
+
+    async def acquire(self, function: str, wait: float) -> Lease:
+        """Return a lease on an instance that was idle or is made now; `wait` bounds it, in seconds.
+
+        Cancelling gives the instance back. Raises Problem `unknown-function`, `init-failed`,
+        `crashed`, `out-of-memory`, `timeout`, `no-capacity`.
+        """
+        ...
+
+    async def release(self, lease: str) -> None:
+        """Give a lease back; the instance must have no call under way. Unknown leases are ignored."""
+        ...
+
+    async def stop(self, lease: str, reason: str) -> None:
+        """Kill the instance, and return when every process in it is dead. The lease is void then."""
+        ...
+
+    async def diagnose(self, lease: str) -> tuple[str, str, list[str]]:
+        """Tell why the instance broke off a call: a problem kind, a detail, the last lines it printed.
+
+        It waits up to a second for the instance to be dead, and stops it otherwise. The lease is void then.
+        """
+        ...
+
+    async def report(self, calls: list[Usage]) -> None:
+        """Tell about calls that have ended, for the keep-alive policy and the metrics."""
+        ...
+
+
+class App(Struct, frozen=True, kw_only=True):
+    """One repository that was pushed."""
+
+    name: str
+    commit: str
+    functions: list[str]
+    updated: float  # seconds since the epoch
+
+
+class FunctionStatus(Struct, frozen=True, kw_only=True):
+    """A function, how it is configured, and what of it runs."""
+
+    name: str
+    app: str
+    revision: str
+    commit: str
+    updated: float
+    config: FunctionConfig
+    instances: int
+    calls: int  # since the function service started
+
+
+class InstanceStatus(Struct, frozen=True, kw_only=True):
+    """One instance."""
+
+    id: str
+    function: str
+    revision: str
+    state: str
+    created: float
+    last_used: float
+    memory: int  # bytes
+    cpu_seconds: float
+    processes: int
+    stages: Stages
+
+
+class LogLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line that an instance printed; `truncated` where it was longer, or where lines were dropped."""
+
+    time: float
+    instance: str
+    line: str
+    truncated: bool = False
+
+
+class Layer(Struct, frozen=True, kw_only=True):
+    """One layer that is cached."""
+
+    digest: str
+    kind: str  # container, runtime or code
+    description: str
+    size: int  # bytes
+    created: float
+
+
+class Guarantee(Struct, frozen=True, kw_only=True):
+    """One promise of the engine, and whether this machine lets it be kept."""
+
+    name: str
+    kept: bool
+    reason: str = ""
+    remedy: str = ""
+
+
+class Control(Protocol):
+    """The operator's door. Names that do not exist raise Problem `not-found` or `unknown-function`."""
+
+    async def apps(self) -> list[App]:
+        """List the apps."""
+        ...
+
+    async def functions(self) -> list[FunctionStatus]:
+        """List the functions."""
+        ...
+
+    async def delete_function(self, function: str) -> bool:
+        """Delete a function with its revisions and logs. Return whether its app is gone with it."""
+        ...
+
+    async def instances(self, function: str | None) -> list[InstanceStatus]:
+        """List the instances of one function, or all."""
+        ...
+
+    async def scale_to_zero(self, function: str) -> int:
+        """Let instances finish their calls, end them, and return how many there were."""
+        ...
+
+    async def revisions(self, function: str) -> list[Revision]:
+        """List the revisions that are kept, newest first."""
+        ...
+
+    async def rollback(self, function: str, revision: str | None) -> Revision:
+        """Make a former revision live again: the named one, else the one before the present one."""
+        ...
+
+    def logs(self, function: str, tail: int, follow: bool) -> AsyncIterator[LogLine]:
+        """Yield the last `tail` lines, then, if `follow`, each new one."""
+        ...
+
+    async def layers(self) -> list[Layer]:
+        """List the cached layers."""
+        ...
+
+    async def metrics(self) -> str:
+        """Return the metrics of this service in Prometheus' text format."""
+        ...
+
+    async def guarantees(self) -> list[Guarantee]:
+        """List what the engine promises on this machine, and what it can't keep."""
+        ...
+
+
+class Vault(Protocol):
+    """Keys and secrets."""
+
+    async def keys(self) -> list[Key]:
+        """List the keys."""
+        ...
+
+    async def create_key(self, name: str) -> tuple[Key, str]:
+        """Make a key; the second value is the key itself, which is told only once."""
+        ...
+
+    async def delete_key(self, key: str) -> None:
+        """Withdraw the key with this id. Raises Problem `not-found`, or `conflict` for the last one."""
+        ...
+
+    async def secrets(self) -> list[str]:
+        """List the names of the secrets."""
+        ...
+
+    async def put_secret(self, name: str, value: str) -> None:
+        """Set a secret. Instances that are started from now on see the new value."""
+        ...
+
+    async def delete_secret(self, name: str) -> None:
+        """Delete a secret. Raises Problem `conflict` while a live function names it."""
+        ...
+
+
+class Mount(Struct, frozen=True):
+    """A folder of the host that a build sees at `target` (/source, /build, /tools/NAME)."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """A one-shot run in a sandbox: one step of a build."""
+
+    runtime: str  # whose interpreter must be there, such as "python3.11"
+    command: tuple[str, ...]
+    mounts: tuple[Mount, ...]
+    env: dict[str, str] = {}
+    folder: str = "/build"  # the working folder
+    memory: int = 1 << 30  # bytes
+    cpu: float = 2.0  # cores
+    timeout: float = 300.0  # seconds
+    output_limit: int = 1 << 30  # bytes that the writable mounts may grow to
+    egress: tuple[str, ...] = ()
+
+
+class Output(Struct, frozen=True, tag=True):
+    """A piece of what a job printed, a whole line without its end."""
+
+    line: str
+
+
+class Exit(Struct, frozen=True, tag=True):
+    """How a job ended: `reason` is empty where its exit code says all."""
+
+    code: int
+    reason: str = ""
+
+
+class Builds(Protocol):
+    """The builder's door."""
+
+    async def runtimes(self) -> list[str]:
+        """List the runtimes of this machine, with versions: "python3.11", "node20", "native"."""
+        ...
+
+    async def claim(self, app: str, functions: list[str]) -> None:
+        """Raise Problem `conflict` where another app owns one of the names."""
+        ...
+
+    async def current(self, app: str) -> list[Revision]:
+        """Return the live revisions of an app; empty when there is none of that name."""
+        ...
+
+    async def commit(self, app: str) -> str | None:
+        """Return the commit that is live, or None."""
+        ...
+
+    def run(self, job: Job) -> AsyncIterator[Output | Exit]:
+        """Run a job, yield what it prints, at last one Exit. Leaving the stream kills the job."""
+        ...
+
+    async def has_layer(self, digest: str) -> bool:
+        """Tell whether the layer is there."""
+        ...
+
+    async def seal_layer(self, digest: str, folder: str, description: str) -> None:
+        """Move folder (under the builds folder) into the layer store, read-only from now on."""
+        ...
+
+    async def verify(self, revision: Revision) -> None:
+        """Start the revision once, as a call would, and end it.
+
+        Raises Problem `init-failed`, `crashed`, `out-of-memory` or `timeout` with what it printed.
+        """
+        ...
+
+    async def prepare(self, app: str, commit: str, revisions: list[Revision]) -> None:
+        """Store revisions durably, to be made live by `activate`."""
+        ...
+
+    async def activate(self, app: str, commit: str) -> None:
+        """Make the prepared revisions live in one step; functions that are no longer among them go.
+
+        Does nothing when that commit is live already. Raises Problem `not-found` if nothing was prepared.
+        """
+        ...

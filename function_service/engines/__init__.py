@@ -1,0 +1,1 @@
+"""How sandboxes come to be."""

@@ -1,0 +1,1 @@
+"""Read-only trees, addressed by their content."""

@@ -1,0 +1,1 @@
+"""The HTTP face: routes, keys, admission, leases, proxying, receipts."""

@@ -1,0 +1,1 @@
+"""The small base that the services share: settings, problems, ids, calls between services, the stores."""

@@ -1,0 +1,121 @@
+"""The data folder: what lies where in it, and that one platform at a time uses it."""
+
+import fcntl
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pilotlight.problems import Problem
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """Where everything that outlives a process is kept.
+
+    admin.key        the first key, readable by its owner alone
+    registry.db      apps, functions, revisions, keys, secrets (function service)
+    layers/          the code layers, one folder a digest (function service)
+    logs/            what functions printed (function service)
+    data/            the documents (baas)
+    repositories/    the bare git repositories (builder)
+    builds/          work folders of builds that run now (builder)
+    run/             sockets, and whatever else is worthless after a restart
+    """
+
+    root: Path
+
+    @property
+    def admin_key(self) -> Path:
+        """The file with the first key."""
+        return self.root / "admin.key"
+
+    @property
+    def registry(self) -> Path:
+        """The database of the function service."""
+        return self.root / "registry.db"
+
+    @property
+    def layers(self) -> Path:
+        """The layers, by digest."""
+        return self.root / "layers"
+
+    @property
+    def logs(self) -> Path:
+        """What functions printed."""
+        return self.root / "logs"
+
+    @property
+    def documents(self) -> Path:
+        """The folder of the data API's database."""
+        return self.root / "data"
+
+    @property
+    def repositories(self) -> Path:
+        """The bare git repositories, APP.git."""
+        return self.root / "repositories"
+
+    @property
+    def builds(self) -> Path:
+        """Work folders of running builds."""
+        return self.root / "builds"
+
+    @property
+    def run(self) -> Path:
+        """Sockets and other things of this run."""
+        return self.root / "run"
+
+    @property
+    def instances(self) -> Path:
+        """The sockets of the instances."""
+        return self.run / "instances"
+
+    def socket(self, service: str) -> Path:
+        """Return the path of a service's socket."""
+        return self.run / f"{service}.sock"
+
+    @property
+    def label(self) -> str:
+        """A short name, unique for this folder, that marks what we make outside of it (cgroups)."""
+        return "pilotlight-" + hashlib.sha256(str(self.root).encode()).hexdigest()[:10]
+
+    def prepare(self) -> None:
+        """Make the folder and its parts. Raises Problem where that can't be done."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o711)
+            for part in (self.layers, self.logs, self.documents, self.repositories, self.builds, self.run):
+                part.mkdir(exist_ok=True, mode=0o700)
+            self.instances.mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise Problem(
+                "invalid-request",
+                f"The data folder {self.root} can't be used: {error.strerror or error}. "
+                "Name another one with --data, or make this one writable.",
+            ) from error
+
+    def lock(self) -> int:
+        """Claim the folder for this process; the returned descriptor holds the claim until it is closed.
+
+        Raises Problem when another running platform holds it.
+        """
+        try:
+            descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Problem(
+                "invalid-request",
+                f"The data folder {self.root} is not writable: {error.strerror}. "
+                "Name another one with --data.",
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
+            os.close(descriptor)
+            raise Problem(
+                "conflict",
+                f"The data folder {self.root} is in use by another running platform (process {owner}). "
+                "Stop that one, or name another folder with --data.",
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        return descriptor

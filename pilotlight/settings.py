@@ -1,0 +1,112 @@
+"""Settings: the only place that reads the environment. Each is a flag of `pilotlight up` and PILOTLIGHT_…."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from pilotlight.problems import Problem
+
+_UNITS = {"": 1, "B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that a size such as `128MB` stands for (KB, MB, GB are powers of 1024).
+
+    Raises ValueError.
+    """
+    match = re.fullmatch(r"(\d+)\s*(B|KB|MB|GB|)", text.strip().upper())
+    if match is None:
+        raise ValueError(f"{text!r} is not a size; write it like 128MB or 1GB")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds that a duration such as `10s`, `500ms`, `5m` or `1h` stands for.
+
+    Raises ValueError.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)", text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration; write it like 500ms, 10s, 5m or 1h")
+    return float(match[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[match[2]]
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise ValueError(f"{text!r} is not a port; use 0 to 65535 (0: any free one)")
+    return int(text)
+
+
+def _one_of(*words: str) -> Any:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is not one of {', '.join(words)}")
+        return text
+
+    return parse
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise ValueError("an empty path was given")
+    return Path(text).expanduser().absolute()
+
+
+def default_data_folder(environ: Mapping[str, str]) -> Path:
+    """Return the folder used when none is named: /var/lib/pilotlight for root, else the user's own."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/pilotlight")
+    base = environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser().absolute() / "pilotlight"
+
+
+def _setting(default: Any, parse: Any, description: str) -> Any:
+    metadata = {"parse": parse, "help": description}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an operator can set. `help` and `parse` of each stand in the field's metadata."""
+
+    host: str = _setting("127.0.0.1", str, "the address that the gateway listens on")
+    port: int = _setting(8080, _port, "the port that the gateway listens on; 0 takes any free one")
+    data: Path = _setting(lambda: default_data_folder(os.environ), _folder, "the folder that holds all state")
+    engine: str = _setting("auto", _one_of("auto", "embedded"), "how sandboxes are made")
+    store: str = _setting("sqlite", _one_of("sqlite"), "where the registry and the documents are kept")
+    max_body: int = _setting(100 << 20, parse_size, "the largest request body, such as 100MB")
+    queue: int = _setting(1000, _count, "how many calls may wait for one function")
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> Self:
+        """Read flags, then the environment, then defaults. Raises Problem for a value that does not parse."""
+        values: dict[str, Any] = {}
+        for setting in fields(cls):
+            variable = f"PILOTLIGHT_{setting.name.upper()}"
+            flag = (flags or {}).get(setting.name)
+            text = flag if flag is not None else environ.get(variable)
+            if text is None:
+                continue
+            source = f"--{setting.name.replace('_', '-')}" if flag is not None else variable
+            try:
+                values[setting.name] = setting.metadata["parse"](text)
+            except ValueError as error:
+                raise Problem("invalid-request", f"{source}: {error}") from error
+        return cls(**values)
+
+    def environment(self) -> dict[str, str]:
+        """Return the same settings as environment variables, for the services that `up` starts."""
+        return {
+            f"PILOTLIGHT_{setting.name.upper()}": str(getattr(self, setting.name)) for setting in fields(self)
+        }

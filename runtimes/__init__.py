@@ -1,0 +1,1 @@
+"""One folder a language; see declaration.py and contract.md."""

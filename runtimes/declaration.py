@@ -1,0 +1,93 @@
+"""What a language's folder declares: how it is recognised, found, built and booted.
+
+A runtime is a folder here with a `declaration.py` that has `RUNTIME`, a `shim/` that runs inside the
+sandbox, and a `template/` that `pilotlight new` copies. A new language is one folder.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """One version of a language that this machine has."""
+
+    runtime: str  # "python"
+    version: str  # "3.11"; empty where there is none to tell apart
+    executable: str  # absolute path, the same inside and outside
+    folder: str | None = None  # what must be mounted beside the system folders, if it lies elsewhere
+
+    @property
+    def name(self) -> str:
+        """The name by which a manifest pins it, such as `python3.11`."""
+        return self.runtime + self.version
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A folder of the platform that a build step needs, seen at /tools/NAME."""
+
+    name: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a build. It runs in a sandbox: /source is read-only, /build is what it makes."""
+
+    title: str
+    command: tuple[str, ...]
+    network: bool = False  # whether it may reach the package index
+    tools: tuple[Tool, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dependencies:
+    """What a layer of dependencies is made from: equal `inputs` mean the same layer."""
+
+    inputs: tuple[tuple[str, bytes], ...]  # file name, content
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A language.
+
+    `recognise(folder)` returns the conventional handler of a function in that folder, or None.
+    `check(folder, handler)` returns what is wrong with a handler, or None.
+    `dependencies(folder, interpreter)` and `assemble(folder, interpreter)` return the build of the two
+    parts of the code layer; `assemble` fills /build with the function's own files.
+    `boot(interpreter)` is the command that starts the shim; None where the engine forks it (`forkable`)
+    or where the function itself is the program.
+    """
+
+    name: str
+    title: str
+    forkable: bool
+    shim: Path | None
+    template: Path
+    find: Callable[[], tuple[Interpreter, ...]]
+    recognise: Callable[[Path], str | None]
+    check: Callable[[Path, str], str | None]
+    dependencies: Callable[[Path, Interpreter], Dependencies | None]
+    assemble: Callable[[Path, Interpreter], tuple[Step, ...]]
+    boot: Callable[[Interpreter], tuple[str, ...] | None]
+
+
+def load_all() -> dict[str, Runtime]:
+    """Return every runtime there is, by name, in the order in which folders are recognised."""
+    found: dict[str, Runtime] = {}
+    for folder in sorted(Path(__file__).parent.iterdir()):
+        if (folder / "declaration.py").is_file():
+            runtime: Runtime = importlib.import_module(f"runtimes.{folder.name}.declaration").RUNTIME
+            found[runtime.name] = runtime
+    return found
+
+
+def choose(interpreters: tuple[Interpreter, ...], wanted: str) -> Interpreter | None:
+    """Return the interpreter that `wanted` ("python", "python3.12") names; the newest if several do."""
+    fitting = [i for i in interpreters if wanted in (i.name, i.runtime)]
+    return max(fitting, key=lambda i: tuple(int(part) for part in i.version.split(".") if part), default=None)
