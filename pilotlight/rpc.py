@@ -14,7 +14,7 @@ import inspect
 import logging
 import struct
 import typing
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -253,7 +253,7 @@ class Client:
         if self._connection is not None:
             return self._connection
         async with self._connecting:
-            if self._connection is not None:
+            if self.connected and self._connection is not None:
                 return self._connection
             loop = asyncio.get_running_loop()
             deadline = loop.time() + self._patience
@@ -286,7 +286,7 @@ class Client:
         for number, queue in self._waiting.items():
             queue.put_nowait(_Frame(ERROR, number, "", _raw(failure)))
 
-    async def call(self, name: str, method: _Method, body: msgspec.Raw) -> AsyncIterator[Any]:
+    async def call(self, name: str, method: _Method, body: msgspec.Raw) -> AsyncGenerator[Any, None]:
         """Send one call and yield its answers. Raises Problem."""
         connection = await self.connect()
         self._next += 1
@@ -328,7 +328,7 @@ class _Proxy:
 
 
 def _bind(client: Client, name: str, method: _Method) -> Callable[..., Any]:
-    def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+    def stream(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         return client.call(name, method, method.pack(args, kwargs))
 
     async def unary(*args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,71 @@
+"""The store: small values under ordered keys in named spaces, with compare-and-set.
+
+The registry and the documents stand on it. `store_sqlite.py` is the default, `store_memory.py` the
+one for unit tests; both pass `tests/conformance/test_store.py`.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+ABSENT: Final = 0
+"""As `Write.expect`: the key must not be there."""
+
+
+class Entry(Struct, frozen=True):
+    """One value as it stands. `version` is never used twice within a store, also after a deletion."""
+
+    key: str
+    value: bytes
+    version: int
+    expires: float | None = None  # seconds since the epoch
+
+
+class Write(Struct, frozen=True, kw_only=True):
+    """One change. A value of None deletes.
+
+    `expect` is the version that must stand there, ABSENT, or None for whatever. `ttl` is in seconds.
+    """
+
+    space: str
+    key: str
+    value: bytes | None
+    expect: int | None = None
+    ttl: float | None = None
+
+
+class Conflict(Exception):  # noqa: N818  an answer, not a fault
+    """A write expected another version. `index` is its place among the writes, `found` what stood there."""
+
+    def __init__(self, index: int, found: int) -> None:
+        super().__init__(f"write {index} found version {found}")
+        self.index = index
+        self.found = found
+
+
+class Store(Protocol):
+    """What a store can do. Each call may be made at any time between opening and closing."""
+
+    async def get(self, space: str, key: str) -> Entry | None:
+        """Return the entry, or None where there is none or it has expired."""
+        ...
+
+    async def scan(self, space: str, prefix: str = "", after: str = "", limit: int = 100) -> list[Entry]:
+        """Return up to `limit` entries whose keys start with prefix and are greater than after, in order."""
+        ...
+
+    async def write(self, writes: Sequence[Write]) -> list[int]:
+        """Make all changes or none, durably; return the new versions (ABSENT for deletions).
+
+        Raises Conflict.
+        """
+        ...
+
+    async def drop(self, space: str) -> None:
+        """Delete everything in a space."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was begun, and let go of the files."""
+        ...
