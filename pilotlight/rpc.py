@@ -250,10 +250,8 @@ class Client:
 
     async def connect(self) -> Peer:
         """Return the connection, made anew if need be."""
-        if self._connection is not None:
-            return self._connection
         async with self._connecting:
-            if self.connected and self._connection is not None:
+            if self._connection is not None:
                 return self._connection
             loop = asyncio.get_running_loop()
             deadline = loop.time() + self._patience
