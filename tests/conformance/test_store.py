@@ -1,0 +1,574 @@
+"""What every store promises (pilotlight/store.py), tested on each; and what only the one on disk does."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sqlite3
+import stat
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pilotlight.problems import Problem
+from pilotlight.store import ABSENT, Conflict, Entry, Store, Write
+from pilotlight.store_memory import MemoryStore
+from pilotlight.store_sqlite import SqliteStore
+
+
+class Clock:
+    """Time that tests move."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[Store]:
+    if request.param == "memory":
+        store: Store = MemoryStore(clock=clock)
+    else:
+        store = await SqliteStore.open(tmp_path / "store.db", clock=clock)
+    yield store
+    await store.close()
+
+
+def put(
+    key: str, value: bytes = b"v", *, space: str = "s", expect: int | None = None, ttl: float | None = None
+) -> Write:
+    return Write(space=space, key=key, value=value, expect=expect, ttl=ttl)
+
+
+def delete(key: str, *, space: str = "s", expect: int | None = None) -> Write:
+    return Write(space=space, key=key, value=None, expect=expect)
+
+
+async def keys(store: Store, **arguments: Any) -> list[str]:
+    return [entry.key for entry in await store.scan("s", **arguments)]
+
+
+class TestGettingAndWriting:
+    async def test_what_is_not_there_is_none(self, store: Store) -> None:
+        assert await store.get("s", "k") is None
+
+    async def test_what_was_written_is_read_with_its_version(self, store: Store) -> None:
+        [version] = await store.write([put("k", b"one")])
+        assert version > ABSENT
+        assert await store.get("s", "k") == Entry("k", b"one", version)
+
+    async def test_a_second_write_replaces_and_makes_a_greater_version(self, store: Store) -> None:
+        [first] = await store.write([put("k", b"one", ttl=5)])
+        [second] = await store.write([put("k", b"two")])
+        assert second > first
+        assert await store.get("s", "k") == Entry("k", b"two", second)
+
+    async def test_a_deletion_answers_absent_and_the_entry_is_gone(self, store: Store) -> None:
+        await store.write([put("k")])
+        assert await store.write([delete("k")]) == [ABSENT]
+        assert await store.get("s", "k") is None
+
+    async def test_deleting_what_is_not_there_is_no_error(self, store: Store) -> None:
+        assert await store.write([delete("k")]) == [ABSENT]
+
+    async def test_a_version_is_not_used_again_after_a_deletion(self, store: Store) -> None:
+        [first] = await store.write([put("k")])
+        await store.write([delete("k")])
+        [second] = await store.write([put("k")])
+        assert second > first
+
+    async def test_an_empty_value_is_a_value(self, store: Store) -> None:
+        await store.write([put("k", b"")])
+        entry = await store.get("s", "k")
+        assert entry is not None
+        assert entry.value == b""
+
+    async def test_no_writes_are_no_error(self, store: Store) -> None:
+        assert await store.write([]) == []
+
+    async def test_spaces_do_not_see_each_other(self, store: Store) -> None:
+        await store.write(
+            [put("k", b"1", space="a"), put("k", b"2", space="ab"), put("k", b"3", space="a/b")]
+        )
+        assert [entry.value for entry in await store.scan("a")] == [b"1"]
+
+    async def test_dropping_a_space_leaves_the_others(self, store: Store) -> None:
+        await store.write([put("k", space="a"), put("l", space="a"), put("k", space="b")])
+        await store.drop("a")
+        assert await store.scan("a") == []
+        assert len(await store.scan("b")) == 1
+
+    @pytest.mark.parametrize("key", ["", "ü/ü", "a\x00b", "😀", "k" * 5000, "%_'\""])
+    async def test_any_text_is_a_key(self, store: Store, key: str) -> None:
+        await store.write([put(key, b"x"), put(key + "y", b"y")])
+        entry = await store.get("s", key)
+        assert entry is not None
+        assert (entry.key, entry.value) == (key, b"x")
+
+    async def test_half_a_character_is_refused_and_harms_nothing(self, store: Store) -> None:
+        with pytest.raises(UnicodeEncodeError):
+            await store.write([put("\ud800")])
+        with pytest.raises(UnicodeEncodeError):
+            await store.get("s", "\ud800")
+        await store.write([put("k")])
+
+    async def test_a_large_value_comes_back_whole(self, store: Store) -> None:
+        value = os.urandom(2 << 20)
+        await store.write([put("k", value)])
+        entry = await store.get("s", "k")
+        assert entry is not None
+        assert entry.value == value
+
+    async def test_a_closed_store_refuses(self, store: Store) -> None:
+        await store.close()
+        for call in (store.get("s", "k"), store.scan("s"), store.write([put("k")]), store.drop("s")):
+            with pytest.raises(Problem) as refusal:
+                await call
+            assert refusal.value.kind == "unavailable"
+        await store.close()
+
+
+class TestCompareAndSet:
+    async def test_absent_creates_once(self, store: Store) -> None:
+        [version] = await store.write([put("k", expect=ABSENT)])
+        with pytest.raises(Conflict) as conflict:
+            await store.write([put("k", expect=ABSENT)])
+        assert (conflict.value.index, conflict.value.found) == (0, version)
+
+    async def test_a_version_that_stands_is_replaced_and_an_old_one_is_not(self, store: Store) -> None:
+        [first] = await store.write([put("k")])
+        [second] = await store.write([put("k", expect=first)])
+        with pytest.raises(Conflict) as conflict:
+            await store.write([put("k", expect=first)])
+        assert conflict.value.found == second
+
+    async def test_a_deletion_can_expect_too(self, store: Store) -> None:
+        [version] = await store.write([put("k")])
+        with pytest.raises(Conflict):
+            await store.write([delete("k", expect=version + 1)])
+        await store.write([delete("k", expect=version)])
+        with pytest.raises(Conflict) as conflict:
+            await store.write([delete("k", expect=version)])
+        assert conflict.value.found == ABSENT
+        await store.write([delete("k", expect=ABSENT)])
+
+    async def test_one_conflict_undoes_all_and_is_named(self, store: Store) -> None:
+        await store.write([put("b", b"old")])
+        with pytest.raises(Conflict) as conflict:
+            await store.write([put("a"), put("b", b"new"), put("c", expect=77), put("d")])
+        assert (conflict.value.index, conflict.value.found) == (2, ABSENT)
+        assert [(e.key, e.value) for e in await store.scan("s")] == [("b", b"old")]
+
+    async def test_a_later_write_of_one_call_sees_the_earlier_ones(self, store: Store) -> None:
+        versions = await store.write(
+            [put("k", b"1", expect=ABSENT), delete("k"), put("k", b"2", expect=ABSENT)]
+        )
+        entry = await store.get("s", "k")
+        assert entry == Entry("k", b"2", versions[2])
+
+    async def test_of_many_who_race_for_a_version_one_wins(self, store: Store) -> None:
+        async def create(name: int) -> bool:
+            try:
+                await store.write([put("k", str(name).encode(), expect=ABSENT)])
+            except Conflict:
+                return False
+            return True
+
+        won = await asyncio.gather(*(create(name) for name in range(50)))
+        assert won.count(True) == 1
+        entry = await store.get("s", "k")
+        assert entry is not None
+        assert int(entry.value) == won.index(True)
+
+    async def test_no_increment_of_a_compare_and_set_loop_is_lost(self, store: Store) -> None:
+        async def increment() -> None:
+            while True:
+                entry = await store.get("s", "n")
+                value, version = (int(entry.value), entry.version) if entry else (0, ABSENT)
+                try:
+                    await store.write([put("n", str(value + 1).encode(), expect=version)])
+                except Conflict:
+                    continue
+                return
+
+        await asyncio.gather(*(increment() for _ in range(30)))
+        entry = await store.get("s", "n")
+        assert entry is not None
+        assert entry.value == b"30"
+
+    async def test_concurrent_writes_each_get_a_version_of_their_own(self, store: Store) -> None:
+        answers = await asyncio.gather(*(store.write([put(f"{i}"), put(f"{i}b")]) for i in range(300)))
+        versions = [version for answer in answers for version in answer]
+        assert len(set(versions)) == 600
+        assert {e.version for e in await store.scan("s", limit=1000)} == set(versions)
+
+
+class TestScanning:
+    async def test_keys_come_in_the_order_of_their_characters(self, store: Store) -> None:
+        names = ["b", "a", "B", "a/b", "aa", "é", "z", "\uffff", "😀", ""]
+        await store.write([put(name) for name in names])
+        # `after` is exclusive, so the empty key is only seen by get
+        assert await keys(store) == sorted(name for name in names if name)
+
+    async def test_a_prefix_bounds_on_both_sides(self, store: Store) -> None:
+        await store.write([put(name) for name in ["a", "ab", "ab/1", "abc", "ac", "b"]])
+        assert await keys(store, prefix="ab") == ["ab", "ab/1", "abc"]
+
+    @pytest.mark.parametrize("prefix", ["\U0010ffff", "a\U0010ffff", "\ud7ff", "%", "_"])
+    async def test_a_prefix_is_plain_text_at_the_edges_of_unicode_too(
+        self, store: Store, prefix: str
+    ) -> None:
+        inside = [prefix, prefix + "b", prefix + "\U0010ffff"]
+        await store.write([put(key) for key in [*inside, "A", "b", "\ue000", "\U0010fffe"]])
+        assert await keys(store, prefix=prefix) == inside
+
+    async def test_pages_meet_without_gap_or_overlap(self, store: Store) -> None:
+        await store.write([put(f"{i:03}") for i in range(25)])
+        seen: list[str] = []
+        while page := await keys(store, after=seen[-1] if seen else "", limit=7):
+            seen += page
+        assert seen == [f"{i:03}" for i in range(25)]
+
+    async def test_after_may_name_what_is_not_there(self, store: Store) -> None:
+        await store.write([put("a"), put("c")])
+        assert await keys(store, after="b") == ["c"]
+        assert await keys(store, prefix="c", after="a") == ["c"]
+        assert await keys(store, prefix="a", after="b") == []
+
+    @pytest.mark.parametrize("limit", [0, -1])
+    async def test_a_limit_below_one_gives_nothing(self, store: Store, limit: int) -> None:
+        await store.write([put("a")])
+        assert await keys(store, limit=limit) == []
+
+
+class TestExpiry:
+    async def test_an_entry_tells_when_it_expires(self, store: Store, clock: Clock) -> None:
+        await store.write([put("k", ttl=5)])
+        entry = await store.get("s", "k")
+        assert entry is not None
+        assert entry.expires == clock.now + 5
+
+    async def test_an_expired_entry_is_gone_at_once(self, store: Store, clock: Clock) -> None:
+        await store.write([put("k", ttl=5), put("l")])
+        clock.now += 4.9
+        assert await keys(store) == ["k", "l"]
+        clock.now += 0.1
+        assert await store.get("s", "k") is None
+        assert await keys(store) == ["l"]
+
+    async def test_expired_entries_do_not_use_up_the_limit(self, store: Store, clock: Clock) -> None:
+        await store.write([put("a", ttl=1), put("b", ttl=1), put("c"), put("d")])
+        clock.now += 2
+        assert await keys(store, limit=2) == ["c", "d"]
+
+    async def test_an_expired_entry_counts_as_absent(self, store: Store, clock: Clock) -> None:
+        [version] = await store.write([put("k", ttl=5)])
+        clock.now += 5
+        with pytest.raises(Conflict) as conflict:
+            await store.write([put("k", expect=version)])
+        assert conflict.value.found == ABSENT
+        await store.write([put("k", expect=ABSENT)])
+
+    async def test_writing_without_a_ttl_ends_it(self, store: Store, clock: Clock) -> None:
+        await store.write([put("k", ttl=5)])
+        await store.write([put("k")])
+        clock.now += 100
+        assert await store.get("s", "k") is not None
+
+
+NAMES = st.text(alphabet="ab\x00é/\U0010ffff", max_size=3)
+SPACES = st.sampled_from(["s", "t"])
+ONE_WRITE = st.tuples(
+    SPACES,
+    NAMES,
+    st.none() | st.binary(max_size=4),
+    st.sampled_from(["any", "any", "absent", "current", "stale"]),
+    st.none() | st.sampled_from([1.0, 10.0]),
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.lists(ONE_WRITE, max_size=4)),
+        st.tuples(st.just("scan"), SPACES, NAMES, NAMES, st.integers(0, 5)),
+        st.tuples(st.just("get"), SPACES, NAMES),
+        st.tuples(st.just("drop"), SPACES),
+        st.tuples(st.just("pass"), st.sampled_from([0.5, 2.0, 20.0])),
+        st.tuples(st.just("reopen")),
+    ),
+    max_size=20,
+)
+
+
+class Pair:
+    """A store on disk beside one in memory; every call is made on both and must end alike."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.clock = Clock()
+        self.memory = MemoryStore(clock=self.clock)
+
+    async def open(self) -> None:
+        self.disk = await SqliteStore.open(self.path, clock=self.clock)
+
+    async def both(self, call: Callable[[Store], Awaitable[object]]) -> list[Any]:
+        outcomes: list[Any] = []
+        for store in (self.memory, self.disk):
+            try:
+                outcomes.append(await call(store))
+            except Conflict as conflict:
+                outcomes.append(("conflict", conflict.index, conflict.found))
+        return outcomes
+
+    async def run(self, steps: list[Any]) -> None:
+        # Versions differ where a failed call used some up, so each store is told its own
+        for step in steps:
+            match step:
+                case ("write", wanted):
+                    await self.write(wanted)
+                case ("scan", space, prefix, after, limit):
+                    left, right = await self.both(lambda s: s.scan(space, prefix, after, limit))
+                    assert [(e.key, e.value, e.expires) for e in left] == [
+                        (e.key, e.value, e.expires) for e in right
+                    ]
+                case ("get", space, key):
+                    left, right = await self.both(lambda s: s.get(space, key))
+                    assert (left and (left.value, left.expires)) == (right and (right.value, right.expires))
+                case ("drop", space):
+                    await self.both(lambda s: s.drop(space))
+                case ("pass", seconds):
+                    self.clock.now += seconds
+                case ("reopen",):
+                    await self.disk.close()
+                    await self.open()
+
+    async def write(self, wanted: list[tuple[str, str, bytes | None, str, float | None]]) -> None:
+        outcomes: list[Any] = []
+        for store in (self.memory, self.disk):
+            writes = []
+            for space, key, value, expect, ttl in wanted:
+                entry = await store.get(space, key)
+                current = entry.version if entry else ABSENT
+                expected = {"any": None, "absent": ABSENT, "current": current, "stale": current + 1_000_000}[
+                    expect
+                ]
+                writes.append(Write(space=space, key=key, value=value, expect=expected, ttl=ttl))
+            try:
+                versions = await store.write(writes)
+                outcomes.append([version > ABSENT for version in versions])
+                assert len({v for v in versions if v}) == sum(1 for v in versions if v)
+            except Conflict as conflict:
+                outcomes.append((conflict.index, conflict.found > ABSENT))
+        assert outcomes[0] == outcomes[1]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=STEPS)
+def test_the_store_on_disk_behaves_as_the_one_in_memory(steps: list[Any]) -> None:
+    async def compare(folder: str) -> None:
+        pair = Pair(Path(folder) / "store.db")
+        await pair.open()
+        try:
+            await pair.run(steps)
+        finally:
+            await pair.disk.close()
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(compare(folder))
+
+
+class TestOnDisk:
+    """What only the store in a file promises."""
+
+    async def test_everything_is_there_after_reopening(self, tmp_path: Path) -> None:
+        store = await SqliteStore.open(tmp_path / "a.db")
+        [version] = await store.write([put("k", b"v", ttl=1000)])
+        await store.write([put("gone")])
+        [last] = await store.write([put("gone")])
+        await store.write([delete("gone")])
+        entry = await store.get("s", "k")
+        await store.close()
+        store = await SqliteStore.open(tmp_path / "a.db")
+        assert await store.get("s", "k") == entry
+        assert entry is not None
+        assert entry.version == version
+        assert (await store.write([put("new")]))[0] > last
+        await store.close()
+
+    async def test_closing_leaves_one_file_that_its_owner_alone_can_read(self, tmp_path: Path) -> None:
+        store = await SqliteStore.open(tmp_path / "a.db")
+        await store.write([put("k")])
+        assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in tmp_path.iterdir())
+        await store.close()
+        assert [path.name for path in tmp_path.iterdir()] == ["a.db"]
+
+    async def test_closing_ends_every_thread(self, tmp_path: Path) -> None:
+        before = set(threading.enumerate())
+        store = await SqliteStore.open(tmp_path / "a.db")
+        await asyncio.gather(store.write([put("k")]), store.get("s", "k"), store.scan("s"))
+        await store.close()
+        left = {thread for thread in set(threading.enumerate()) - before if "a.db" in thread.name}
+        assert not left
+
+    async def test_writes_that_are_queued_when_it_closes_are_made(self, tmp_path: Path) -> None:
+        store = await SqliteStore.open(tmp_path / "a.db")
+        queued = [asyncio.create_task(store.write([put(f"{i}")])) for i in range(100)]
+        await asyncio.sleep(0)  # each task has run up to its wait
+        await store.close()
+        await asyncio.gather(*queued)
+        store = await SqliteStore.open(tmp_path / "a.db")
+        assert len(await store.scan("s", limit=1000)) == 100
+        await store.close()
+
+    async def test_readers_do_not_wait_for_a_long_write(self, tmp_path: Path) -> None:
+        store = await SqliteStore.open(tmp_path / "a.db")
+        await store.write([put("k", b"before")])
+        other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")  # holds the lock of writers
+        waiting = asyncio.create_task(store.write([put("k", b"after")]))
+        for _ in range(5):
+            entry = await asyncio.wait_for(store.get("s", "k"), 2)
+            assert entry is not None
+            assert entry.value == b"before"
+        assert not waiting.done()
+        other.execute("ROLLBACK")
+        other.close()
+        await waiting
+        await store.close()
+
+    async def test_a_cancelled_caller_leaves_the_store_usable(self, tmp_path: Path) -> None:
+        store = await SqliteStore.open(tmp_path / "a.db")
+        tasks = [asyncio.create_task(store.write([put("k", b"%d" % i)])) for i in range(100)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        [version] = await store.write([put("k", b"last")])
+        assert await store.get("s", "k") == Entry("k", b"last", version)
+        await store.close()
+
+    async def test_expired_entries_leave_the_file_in_time(self, tmp_path: Path) -> None:
+        clock = Clock()
+        store = await SqliteStore.open(tmp_path / "a.db", clock=clock, sweep_every=0.01)
+        await store.write([put(f"{i}", ttl=1) for i in range(1200)] + [put("stays", ttl=100)])
+        clock.now += 2
+        other = sqlite3.connect(tmp_path / "a.db")
+        async with asyncio.timeout(10):
+            while other.execute("SELECT count(*) FROM entries").fetchone()[0] != 1:
+                await asyncio.sleep(0.01)
+        other.close()
+        await store.close()
+
+    async def test_a_full_disk_is_told_and_survived(self, tmp_path: Path) -> None:
+        store = await SqliteStore.open(tmp_path / "a.db")
+        await store.write([put("k", b"kept")])
+        store._writer._connection.execute("PRAGMA max_page_count = 20")
+        with pytest.raises(Problem, match="disk is full") as refusal:
+            await store.write([put("k", os.urandom(1 << 20))])
+        assert refusal.value.kind == "unavailable"
+        store._writer._connection.execute("PRAGMA max_page_count = 100000")
+        entry = await store.get("s", "k")
+        assert entry is not None
+        assert entry.value == b"kept"
+        assert (await store.write([put("k", b"new", expect=entry.version)]))[0] > entry.version
+        await store.close()
+
+    async def test_a_file_that_is_no_database_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "a.db").write_bytes(b"no database at all" * 100)
+        with pytest.raises(Problem, match="no database") as refusal:
+            await SqliteStore.open(tmp_path / "a.db")
+        assert refusal.value.kind == "unavailable"
+
+    async def test_a_damaged_file_is_told_when_it_is_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.db"
+        store = await SqliteStore.open(path)
+        await store.write([put(f"{i:04}", os.urandom(500)) for i in range(500)])
+        await store.close()
+        with path.open("r+b") as file:
+            file.seek(40960)
+            file.write(os.urandom(path.stat().st_size - 40960))
+        store = await SqliteStore.open(path)
+        with pytest.raises(Problem, match="damaged"):
+            await store.scan("s", limit=1000)
+        await store.close()
+
+    async def test_the_database_of_another_program_is_refused_and_left_alone(self, tmp_path: Path) -> None:
+        other = sqlite3.connect(tmp_path / "a.db")
+        other.execute("CREATE TABLE theirs (x)")
+        other.commit()
+        other.close()
+        with pytest.raises(Problem, match="another program"):
+            await SqliteStore.open(tmp_path / "a.db")
+
+    async def test_a_file_of_a_newer_version_is_refused(self, tmp_path: Path) -> None:
+        await (await SqliteStore.open(tmp_path / "a.db")).close()
+        other = sqlite3.connect(tmp_path / "a.db")
+        other.execute("PRAGMA user_version = 99")
+        other.close()
+        with pytest.raises(Problem, match="newer Pilotlight"):
+            await SqliteStore.open(tmp_path / "a.db")
+
+    async def test_a_folder_that_is_not_there_is_told(self, tmp_path: Path) -> None:
+        with pytest.raises(Problem, match="can't be made"):
+            await SqliteStore.open(tmp_path / "none" / "a.db")
+
+    async def test_an_opening_that_was_interrupted_is_completed_by_the_next(self, tmp_path: Path) -> None:
+        (tmp_path / "a.db").touch(mode=0o600)  # all that a kill right after the start leaves
+        store = await SqliteStore.open(tmp_path / "a.db")
+        await store.write([put("k")])
+        await store.close()
+
+    async def test_every_answered_write_survives_kill_9(self, tmp_path: Path) -> None:
+        program = """
+import asyncio, sys
+from pathlib import Path
+from typing import Any
+from pilotlight.store import Write
+from pilotlight.store_sqlite import SqliteStore
+
+async def main():
+    store = await SqliteStore.open(Path(sys.argv[1]))
+    async def worker(name):
+        for i in range(1_000_000):
+            await store.write([Write(space="s", key=f"{name}/{i:06}", value=b"x" * 100),
+                               Write(space="s", key=f"{name}/last", value=b"%d" % i)])
+            print(f"{name}/{i:06}", flush=True)
+    await asyncio.gather(*(worker(n) for n in range(4)))
+
+asyncio.run(main())
+"""
+        path = tmp_path / "a.db"
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, str(path), stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        answered = [
+            (await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip() for _ in range(400)
+        ]
+        process.send_signal(signal.SIGKILL)
+        rest = (await process.stdout.read()).decode().splitlines(keepends=True)
+        await process.wait()
+        answered += [line.strip() for line in rest if line.endswith("\n")]
+
+        shutil.copytree(tmp_path, tmp_path / "copy")  # what a power cut would leave opens as well
+        for copy in (path, tmp_path / "copy" / "a.db"):
+            store = await SqliteStore.open(copy)
+            found = {entry.key for entry in await store.scan("s", limit=1_000_000)}
+            assert set(answered) <= found
+            for name in range(4):  # both writes of a call, or none
+                mine = sorted(key for key in found if key.startswith(f"{name}/0"))
+                last = await store.get("s", f"{name}/last")
+                assert (int(last.value) + 1 if last else 0) == len(mine)
+            await store.close()
