@@ -69,6 +69,11 @@ def default_data_folder(environ: Mapping[str, str]) -> Path:
     return Path(base).expanduser().absolute() / "pilotlight"
 
 
+def inherited(*names: str) -> dict[str, str]:
+    """Return those of the named environment variables that are set, for programs that we start."""
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
 def _setting(default: Any, parse: Any, description: str) -> Any:
     metadata = {"parse": parse, "help": description}
     if callable(default):
