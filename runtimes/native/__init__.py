@@ -1,0 +1,1 @@
+"""Native: any executable that serves HTTP on $PORT."""

@@ -1,0 +1,1 @@
+"""Node: functions with a default export on web-standard Request and Response."""

@@ -1,0 +1,1 @@
+"""Python: functions with a `handle`, ASGI and WSGI applications."""

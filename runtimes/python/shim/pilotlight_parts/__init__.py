@@ -1,0 +1,10 @@
+"""What the shim is made of; nothing here knows more than the standard library.
+
+wire      HTTP/1.1 as bytes: parsing and framing, no I/O
+messages  Request and Response, which functions import from `pilotlight`
+failures  what is printed and answered when a handler fails
+blocking  the server for synchronous handlers and WSGI: plain blocking calls
+evented   the server for asynchronous handlers and ASGI: one event loop
+wsgi, asgi  the two web-application interfaces on top of those servers
+loading   finds the handler in the function's folder, and decides what it is
+"""
