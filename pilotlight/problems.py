@@ -20,6 +20,7 @@ KINDS: Final[dict[str, tuple[int, str]]] = {
     "crashed": (502, "The function crashed"),
     "out-of-memory": (502, "The function ran out of memory"),
     "init-failed": (502, "The function failed to start"),
+    "unreachable": (502, "The host can't be reached"),
     "no-capacity": (503, "There is no capacity"),
     "unavailable": (503, "A part of the platform is not available"),
     "timeout": (504, "The function took too long"),

@@ -1,11 +1,13 @@
 """Settings: the only place that reads the environment. Each is a flag of `pilotlight up` and PILOTLIGHT_…."""
 
+import base64
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import unquote, urlsplit
 
 from pilotlight.problems import Problem
 
@@ -115,3 +117,43 @@ class Settings:
         return {
             f"PILOTLIGHT_{setting.name.upper()}": str(getattr(self, setting.name)) for setting in fields(self)
         }
+
+
+@dataclass(frozen=True)
+class OutsideProxy:
+    """The proxy through which this machine reaches the outside, and the hosts that it reaches directly."""
+
+    host: str
+    port: int
+    tls: bool = False
+    authorization: str | None = None  # the value of the header Proxy-Authorization
+    direct: tuple[str, ...] = ()  # domains, with all below them; "*" is every host
+
+    def serves(self, host: str) -> bool:
+        """Tell whether connections to host go through the proxy."""
+        return not any(host == name or host.endswith(f".{name}") or name == "*" for name in self.direct)
+
+
+def outside_proxy(environ: Mapping[str, str] | None = None) -> OutsideProxy | None:
+    """Read HTTPS_PROXY and NO_PROXY as most programs do (lower case wins); None where there is no proxy.
+
+    `environ` defaults to that of the process. Raises Problem for an address that does not parse.
+    """
+    environ = os.environ if environ is None else environ
+    address = environ.get("https_proxy") or environ.get("HTTPS_PROXY")
+    if not address:
+        return None
+    try:
+        parts = urlsplit(address if "://" in address else f"http://{address}")
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("it is not http://HOST:PORT")
+    except ValueError as error:
+        raise Problem("invalid-request", f"HTTPS_PROXY can't be used: {error}.") from error
+    authorization = None
+    if parts.username is not None:
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = "Basic " + base64.b64encode(user.encode()).decode()
+    names = (environ.get("no_proxy") or environ.get("NO_PROXY") or "").split(",")
+    direct = tuple(name.strip().lower().removeprefix("*.").lstrip(".") for name in names if name.strip())
+    return OutsideProxy(parts.hostname, port, parts.scheme == "https", authorization, direct)

@@ -21,10 +21,12 @@ def address(path: Path) -> str:
     return f"/proc/self/fd/{_folders[path.parent]}/{path.name}"
 
 
-def listen(path: Path, mode: int = 0o660, backlog: int = 1024) -> socket.socket:
+def listen(
+    path: Path, mode: int = 0o660, backlog: int = 1024, kind: int = socket.SOCK_STREAM
+) -> socket.socket:
     """Make a non-blocking listening socket at path, in place of one that a former process left."""
     path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
     try:
         listener.bind(address(path))
         path.chmod(mode)

@@ -1,0 +1,86 @@
+"""The two faces of this service: what an operator reaches through the gateway, and what a function does.
+
+From here a request for documents goes request.py → query.py (which asks plan.py) → response.py.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from baas import relay
+from baas.face import Handler
+from baas.metrics import Metrics
+from baas.query import Documents
+from baas.relay import Relay
+from baas.request import Listing, read_request
+from baas.response import answer_response, page_response, problem_response
+from pilotlight.problems import Problem
+
+_log = logging.getLogger(__name__)
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+
+
+class Faces:
+    """Makes the handlers."""
+
+    def __init__(self, documents: Documents, calls: Relay, metrics: Metrics) -> None:
+        self._documents = documents
+        self._calls = calls
+        self._metrics = metrics
+
+    def operator(self) -> Handler:
+        """Return the handler for the gateway, which has checked the key; each request names its app."""
+
+        async def handle(http: web.BaseRequest) -> web.StreamResponse:
+            if http.method == hdrs.METH_GET and http.raw_path == "/metrics":
+                return web.Response(
+                    body=self._metrics.text(),
+                    headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+                )
+            return await self._data(http, None)
+
+        return handle
+
+    def function(self, app: str, function: str) -> Handler:
+        """Return the handler for the listener of one function: the listener is its identity."""
+
+        async def handle(http: web.BaseRequest) -> web.StreamResponse:
+            if http.raw_path.startswith(relay.PREFIX):
+                response = await _answered(self._calls.call(http, function))
+                self._metrics.relayed.labels(str(response.status)).inc()
+                return response
+            return await self._data(http, app)
+
+        return handle
+
+    async def _data(self, http: web.BaseRequest, app: str | None) -> web.StreamResponse:
+        started = time.perf_counter()
+        response = await _answered(self._document(http, app))
+        method = http.method if http.method in _METHODS else "other"
+        self._metrics.duration.labels(method).observe(time.perf_counter() - started)
+        self._metrics.requests.labels(method, str(response.status)).inc()
+        return response
+
+    async def _document(self, http: web.BaseRequest, app: str | None) -> web.StreamResponse:
+        request = await read_request(http, app, short=app is not None)
+        if isinstance(request, Listing):
+            return page_response(await self._documents.list(request))
+        return answer_response(request, await self._documents.run(request), named_app=app is None)
+
+
+async def _answered(answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    """Return the answer, or what a refusal or a fault is answered with."""
+    try:
+        return await answer
+    except Problem as problem:
+        return problem_response(problem)
+    except ConnectionError:
+        raise  # the client is gone
+    except Exception:  # noqa: BLE001  the boundary: a fault must reach the log and the caller
+        _log.exception("A request failed")
+        return problem_response(
+            Problem("internal", "This request hit a mistake in Pilotlight; its log has the trace.")
+        )

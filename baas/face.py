@@ -1,0 +1,79 @@
+"""One listener that is served over HTTP/1.1, with a bound on its connections, until it is closed."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+
+from pilotlight.problems import Problem
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+_IDLE: Final = 75.0  # seconds that a connection may stay open without a request
+_LINGER: Final = 2.0  # seconds to read on after a refusal, so that the client sees it before it is cut off
+
+
+class Face:
+    """Serves a handler on one listening socket, which it closes at the end."""
+
+    def __init__(self, handler: Handler, *, connections: int) -> None:
+        self._limit = connections
+        self._http = web.Server(
+            handler,
+            handler_cancellation=True,  # a client that is gone waits for nothing
+            auto_decompress=False,  # bodies are passed on as they are
+            access_log=None,
+            keepalive_timeout=_IDLE,
+            lingering_time=_LINGER,
+        )
+        self._server: asyncio.Server | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Accept connections."""
+        self._server = await asyncio.get_running_loop().create_server(self._connection, sock=listener)
+
+    async def close(self, grace: float) -> None:
+        """Stop accepting, give the requests under way `grace` seconds, then break off what is left."""
+        if self._server is not None:
+            self._server.close()
+        self._http.pre_shutdown()
+        await self._http.shutdown(grace)
+
+    def _connection(self) -> asyncio.Protocol:
+        if len(self._http.connections) >= self._limit:
+            return _Busy(self._limit)
+        return self._http()
+
+
+class _Busy(asyncio.Protocol):
+    """Answers a connection that is one too many, and closes it."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101  streams give nothing else
+        transport.write(
+            raw_problem(
+                Problem(
+                    "overloaded",
+                    f"All {self._limit} connections are in use. Keep one for many requests.",
+                    retry_after=1,
+                )
+            )
+        )
+        transport.close()
+
+
+def raw_problem(problem: Problem) -> bytes:
+    """Return a whole HTTP/1.1 response that refuses and ends the connection."""
+    body = json.dumps(problem.document()).encode()
+    headers = {**problem.headers(), "Content-Length": str(len(body)), "Connection": "close"}
+    lines = [
+        f"HTTP/1.1 {problem.status} {problem.kind}",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body

@@ -1,0 +1,239 @@
+"""The hand-over of listeners: the function service sends them here, open, from inside of its sandboxes.
+
+Messages on the SOCK_SEQPACKET socket, each one JSON object:
+
+    {"grant": INSTANCE, "kind": "data" | "egress", "app": …, "function": …, "egress": [host:port …]}
+    {"revoke": INSTANCE}
+
+The first carries one descriptor.
+Whoever connects to a granted listener *is* that function. What was granted over a connection ends with it.
+A message that can't be used is logged and skipped, and its descriptors are closed.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from pilotlight import sockets
+
+_log = logging.getLogger(__name__)
+
+_LARGEST: Final = 1 << 16
+_MOST_DESCRIPTORS: Final = 8  # one is right; more are received so that they can be closed
+_PEERS: Final = 16  # one is right; a restarted function service may overlap with its predecessor
+_PAUSE: Final = 0.5  # seconds
+_CREDENTIALS: Final = struct.Struct("3i")
+
+
+class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A listener is handed over."""
+
+    grant: str
+    kind: Literal["data", "egress"]
+    app: str
+    function: str
+    egress: list[str] = []
+
+
+class Revoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An instance has ended; so do all of its listeners."""
+
+    revoke: str
+
+
+class Service(Protocol):
+    """Something that serves one listener and closes it at the end."""
+
+    async def start(self, listener: socket.socket) -> None:
+        """Accept connections."""
+        ...
+
+    async def close(self, grace: float) -> None:
+        """Stop accepting, wait up to `grace` seconds for what is under way, and break off the rest."""
+        ...
+
+
+class _Granted:
+    """A listener that is being served, and the connection that it was granted over."""
+
+    def __init__(self, peer: socket.socket, grant: Grant, service: Service) -> None:
+        self.peer = peer
+        self.grant = grant
+        self.service = service
+
+
+class Handover:
+    """Receives listeners and serves each with what `make` returns for its grant (ValueError refuses it).
+
+    `changed` is told how many of a kind are served, whenever that changes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        make: Callable[[Grant], Service],
+        changed: Callable[[str, int], None] = lambda _kind, _count: None,
+    ) -> None:
+        self._path = path
+        self._make = make
+        self._changed = changed
+        self._granted: dict[tuple[str, str], _Granted] = {}
+
+    async def run(self, ready: Callable[[], None], grace: float) -> None:
+        """Serve until cancelled; then requests under way have up to `grace` seconds."""
+        listener = sockets.listen(self._path, kind=socket.SOCK_SEQPACKET)
+        try:
+            async with asyncio.TaskGroup() as peers:
+                ready()
+                await self._accept(listener, peers)
+        finally:
+            listener.close()
+            self._path.unlink(missing_ok=True)
+            await self._close(list(self._granted), grace)
+
+    async def _accept(self, listener: socket.socket, peers: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        slots = asyncio.Semaphore(_PEERS)
+        while True:
+            await slots.acquire()
+            try:
+                peer, _ = await loop.sock_accept(listener)
+            except OSError as error:  # such as too many open files: what is served goes on
+                _log.error("No connection from the function service can be taken: %s", error)  # noqa: TRY400
+                slots.release()
+                await asyncio.sleep(_PAUSE)
+                continue
+            if _is_trusted(peer):
+                task = peers.create_task(self._serve(peer), name="listeners of the function service")
+                task.add_done_callback(lambda _: slots.release())
+            else:
+                _log.warning("A process of another user tried to hand over listeners; it was turned away")
+                peer.close()
+                slots.release()
+
+    async def _serve(self, peer: socket.socket) -> None:
+        """Take messages until the connection ends, then close all that came over it."""
+        try:
+            while (message := await _receive(peer)) is not None:
+                content, descriptors = message
+                try:
+                    await self._handle(peer, content, descriptors)
+                except (ValueError, OSError) as error:
+                    _log.warning("A listener was not taken over: %s", error)
+                finally:
+                    for descriptor in descriptors:
+                        os.close(descriptor)
+        except OSError as error:
+            _log.warning("The connection to the function service broke: %s", error)
+        except asyncio.CancelledError:
+            peer.close()  # its grants stay until `run` closes them, with its grace
+            raise
+        mine = [name for name, granted in self._granted.items() if granted.peer is peer]
+        peer.close()
+        await self._close(mine, 0)
+
+    async def _handle(self, peer: socket.socket, content: bytes, descriptors: list[int]) -> None:
+        """Carry out one message. Descriptors that are taken over are removed from the list.
+
+        Raises ValueError and OSError for what can't be used.
+        """
+        message = _decode(content)
+        if isinstance(message, Revoke):
+            await self._close([name for name in self._granted if name[0] == message.revoke], 0)
+            return
+        if len(descriptors) != 1:
+            raise ValueError(f"{message.grant} came with {len(descriptors)} descriptors, not with one")
+        service = self._make(message)
+        name = (message.grant, message.kind)
+        await self._close([name] if name in self._granted else [], 0)  # the newest one is right
+        await service.start(_listener(descriptors.pop()))
+        self._granted[name] = _Granted(peer, message, service)
+        self._count(message.kind)
+
+    async def _close(self, names: list[tuple[str, str]], grace: float) -> None:
+        closing: list[Awaitable[None]] = []
+        for name in names:
+            granted = self._granted.pop(name)
+            self._count(granted.grant.kind)
+            closing.append(granted.service.close(grace))
+        await asyncio.gather(*closing)
+
+    def _count(self, kind: str) -> None:
+        self._changed(kind, sum(1 for _, granted_kind in self._granted if granted_kind == kind))
+
+
+def _decode(content: bytes) -> Grant | Revoke:
+    """Read a message. Raises ValueError."""
+    try:
+        if "revoke" in msgspec.json.decode(content, type=dict[str, msgspec.Raw]):
+            return msgspec.json.decode(content, type=Revoke)
+        return msgspec.json.decode(content, type=Grant)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"the message can't be read: {error}") from error
+
+
+def _listener(descriptor: int) -> socket.socket:
+    """Make a socket of a descriptor, which it owns from now on. Raises ValueError, OSError."""
+    try:
+        listener = socket.socket(fileno=descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
+    try:
+        if listener.type != socket.SOCK_STREAM or not listener.getsockopt(
+            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+        ):
+            raise ValueError("the descriptor is not a listening stream socket")
+        listener.setblocking(False)
+    except (OSError, ValueError):
+        listener.close()
+        raise
+    return listener
+
+
+def _is_trusted(peer: socket.socket) -> bool:
+    """Tell whether root or our own user connected: whoever grants a listener gives out an identity."""
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return _CREDENTIALS.unpack(credentials)[1] in (0, os.geteuid())
+
+
+async def _receive(peer: socket.socket) -> tuple[bytes, list[int]] | None:
+    """Return the next message with its descriptors, None at the end. Raises OSError."""
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            content, descriptors, flags, _ = socket.recv_fds(
+                peer, _LARGEST, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+            )
+            truncated = flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC)
+            if content and not truncated:
+                return content, descriptors
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if not truncated:
+                return None
+            _log.warning("A message with a listener was too large; it was skipped")
+            continue
+        await _readable(peer)
+
+
+async def _readable(peer: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(peer, wake)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(peer)
