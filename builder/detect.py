@@ -116,7 +116,8 @@ class _Search:
             path = "." if at_root and not _is_folder(self.root / self.app) else function.name
         self.taken.add(path)
         folder = self.root / path
-        if not folder.is_dir() or not folder.resolve().is_relative_to(self.root.resolve()):
+        # a folder behind a symbolic link is none of its own, and could lie outside
+        if not folder.is_dir() or folder.resolve() != self.root.resolve() / path:
             near = suggestion(path, [each.name for each in self.root.iterdir() if _is_folder(each)])
             self.errors.append(
                 f'{MANIFEST}: functions.{function.name}.path = "{path}": there is no such folder in this '

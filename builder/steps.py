@@ -1,0 +1,85 @@
+"""One part of a code layer in the making: commands in sandboxes, each line of theirs shown to the pusher."""
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from builder.detect import Found
+from builder.limits import Limits
+from builder.package_index import PackageIndex
+from function_service.contract import Builds, Exit, Job, Mount, Output
+from pilotlight.problems import Problem
+from runtimes.declaration import Step
+
+Say = Callable[[str], Awaitable[None]]
+"""Shows a line, or several, to the pusher."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Where steps are carried out, and what they may use."""
+
+    builds: Builds
+    index: PackageIndex
+    limits: Limits
+
+    async def run(self, found: Found, steps: tuple[Step, ...], build: Path, say: Say) -> None:
+        """Carry out the steps of one part; `build` is the new folder that they fill.
+
+        Raises Problem `build-failed` that names the step which failed.
+        """
+        # the sandbox has a user of its own; only our user can reach what lies in the builds folder
+        build.mkdir()
+        build.chmod(0o777)
+        for step in steps:
+            started = time.monotonic()
+            await say(f"  {step.title}")
+            end = await self._step(found, step, build, say)
+            taken = time.monotonic() - started
+            if end.code == 0 and not end.reason:
+                await say(f"  done in {taken:.1f} s")
+                continue
+            why = end.reason or f"exit code {end.code}"
+            raise Problem(
+                "build-failed",
+                f"Function {found.name!r} can't be built: {step.title!r} failed ({why}). "
+                "What it printed stands above. Mend it, commit, and push again.",
+            )
+
+    async def _step(self, found: Found, step: Step, build: Path, say: Say) -> Exit:
+        index = self.index
+        job = Job(
+            runtime=found.interpreter.name,
+            command=step.command,
+            mounts=(
+                Mount(str(found.folder), "/source"),
+                Mount(str(build), "/build", writable=True),
+                *(Mount(str(tool.folder), f"/tools/{tool.name}") for tool in step.tools),
+                *(index.mounts if step.network else ()),
+            ),
+            env={"HOME": "/tmp", **(index.env if step.network else {}), **step.env},  # noqa: S108  inside
+            egress=index.egress if step.network else (),
+            memory=self.limits.memory,
+            cpu=self.limits.cpu,
+            timeout=self.limits.step,
+            output_limit=self.limits.output,
+        )
+        lines = 0
+        # what a client returns is a generator, and leaving it early must kill the job at once
+        stream = cast("AsyncGenerator[Output | Exit, None]", self.builds.run(job))
+        async with contextlib.aclosing(stream):
+            async for event in stream:
+                match event:
+                    case Exit():
+                        return event
+                    case Output(line):
+                        lines += 1
+                        if lines <= self.limits.lines:
+                            cut = "…" if len(line) > self.limits.line else ""
+                            await say(f"    {line[: self.limits.line]}{cut}")
+                        elif lines == self.limits.lines + 1:
+                            await say("    … and more, which is not shown")
+        raise Problem("internal", f"The run of {step.title!r} ended without saying how.")
