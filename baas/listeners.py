@@ -107,7 +107,7 @@ class Handover:
             try:
                 peer, _ = await loop.sock_accept(listener)
             except OSError as error:  # such as too many open files: what is served goes on
-                _log.error("No connection from the function service can be taken: %s", error)  # noqa: TRY400
+                _log.error("No connection from the function service can be taken: %s", error)
                 slots.release()
                 await asyncio.sleep(_PAUSE)
                 continue

@@ -6,7 +6,8 @@ from typing import Final, Self
 
 from pilotlight.problems import Problem
 
-_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+_TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+_TAGS = re.compile(rf"[ \t,]*{_TAG.pattern}(?:[ \t]*,[ \t,]*{_TAG.pattern})*[ \t,]*")
 
 ANY: Final = "*"
 
@@ -29,12 +30,11 @@ class Condition:
             return None
         if header.strip() == ANY:
             return cls((ANY,))
-        tags = tuple(match[0] for match in _TAG.finditer(header))
-        if not tags or _TAG.sub("", header).strip(", \t"):
+        if not _TAGS.fullmatch(header):
             raise Problem(
                 "invalid-request", f'{name}: {header!r} is not * and not a list of tags, as in "17", "18".'
             )
-        return cls(tags)
+        return cls(tuple(_TAG.findall(header)))
 
     def holds(self, version: int | None, *, weakly: bool) -> bool:
         """Tell whether one of the tags is that of the document at this version (None: there is none).
