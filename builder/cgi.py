@@ -130,7 +130,7 @@ async def _answer(process: Process, request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     while piece := await process.stdout.read(_PIECE):
         await response.write(piece)
-    await response.write_eof()
+    # the end is written when the handler has returned: whoever sees it sees a push that is over
     return response
 
 
