@@ -1,0 +1,80 @@
+// The Node shim: serves a function's default export over HTTP/1.1, as contract.md has it.
+//
+// It boots with a listener on descriptor 3 and a control socket on 4, answers a request to itself so that
+// everything is warm, and then waits for the function. Node's own modules are all that it needs.
+
+import { writeSync } from "node:fs";
+import { connect, Socket } from "node:net";
+import { tmpdir } from "node:os";
+
+import { LoadError, load } from "./loading.mjs";
+import { serve } from "./serving.mjs";
+
+const LISTENER = 3;
+const CONTROL = 4;
+
+/** Answer a request of our own, on a socket of our own, so that the first real one finds all paths warm. */
+async function rehearse() {
+  const path = `${tmpdir()}/.pilotlight-rehearsal-${process.pid}`;
+  const handle = async (request) => Response.json({ url: request.url, body: await request.text() });
+  const server = await serve({ path }, handle, 1);
+  await new Promise((resolve, reject) => {
+    const socket = connect(path);
+    socket.on("error", reject);
+    socket.on("close", resolve);
+    socket.resume();
+    socket.write("POST /a?b=c HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}");
+  });
+  await new Promise((resolve) => server.close(resolve));
+}
+
+/** Return the first line that comes over the control socket, as JSON; null when it is closed before. */
+function receive(control) {
+  return new Promise((resolve, reject) => {
+    let received = "";
+    control.setEncoding("utf8");
+    control.on("data", (data) => {
+      received += data;
+      const end = received.indexOf("\n");
+      if (end >= 0) resolve(JSON.parse(received.slice(0, end)));
+    });
+    control.on("end", () => resolve(null));
+    control.on("error", reject);
+  });
+}
+
+function send(control, message) {
+  return new Promise((resolve) => control.write(`${JSON.stringify(message)}\n`, resolve));
+}
+
+async function main() {
+  const control = new Socket({ fd: CONTROL, readable: true, writable: true });
+  await rehearse();
+  await send(control, { booted: true });
+  const message = await receive(control);
+  if (message === null) process.exit(0);
+  for (const name of Object.keys(process.env)) delete process.env[name];
+  Object.assign(process.env, message.env);
+
+  const exited = (code) => {
+    const error = `The function ends the process while it is imported, with code ${code}.`;
+    writeSync(CONTROL, `${JSON.stringify({ error })}\n`);
+  };
+  process.once("exit", exited);
+  let handle;
+  try {
+    handle = await load(message.handler);
+  } catch (error) {
+    process.removeListener("exit", exited);
+    if (!(error instanceof LoadError)) throw error;
+    console.error(error.message);
+    await send(control, { error: error.message });
+    process.exit(1);
+  }
+  process.removeListener("exit", exited);
+  await serve({ fd: LISTENER }, handle, message.concurrency);
+  await send(control, { ready: true });
+  control.destroy();
+}
+
+await main();

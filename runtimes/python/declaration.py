@@ -1,0 +1,167 @@
+"""Python, as declared to the platform."""
+
+import functools
+import hashlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pip
+
+from runtimes.declaration import Dependencies, Interpreter, Runtime, Step, Tool
+from runtimes.python.recognition import check, recognise
+
+_FOLDER = Path(__file__).parent
+_PLACES = (Path("/usr/bin"), Path("/usr/local/bin"))
+_EXECUTABLE = re.compile(r"python3\.(\d+)")
+_OLDEST = 9
+_PROBE = (
+    "import os, sys; library = os.path.dirname(os.__file__); "
+    "whole = os.path.isdir(os.path.join(library, 'asyncio')); "  # Debian's python3-minimal has no asyncio
+    "print('%d.%d' % sys.version_info[:2] if whole else '')"
+)
+_PROBE_SECONDS = 10.0
+_BUILD = Tool("python-build", _FOLDER / "build")
+_PIP = Tool("pip", Path(pip.__file__).parent)
+_INCLUDES = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)[\s=]*(\S+)")
+_LOCAL = re.compile(
+    r"\s*(?:-e\b|--editable\b|-f\b|--find-links\b|[./]|file:)|.*@\s*file:|.*\.(?:whl|tar\.gz)\s*$"
+)
+
+
+@functools.cache
+def find() -> tuple[Interpreter, ...]:
+    """Return the interpreters of this machine; only where there are none, the platform's own."""
+    candidates: dict[str, Path] = {}
+    for place in _PLACES:
+        for path in sorted(place.glob("python3.*")):
+            match = _EXECUTABLE.fullmatch(path.name)
+            if match and int(match.group(1)) >= _OLDEST:
+                candidates.setdefault(path.name, path)
+    found = tuple(
+        Interpreter("python", version, str(path))
+        for path, version in zip(candidates.values(), _versions(list(candidates.values())), strict=True)
+        if version
+    )
+    if found:
+        return found
+    own = Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return (Interpreter("python", version, str(own), str(Path(sys.base_prefix).resolve())),)
+
+
+def _versions(executables: list[Path]) -> list[str]:
+    """Return what version each really is, all asked at once; empty for those that don't work."""
+    running = [
+        subprocess.Popen(
+            [executable, "-I", "-S", "-c", _PROBE],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for executable in executables
+    ]
+    versions = []
+    for process in running:
+        try:
+            output, _ = process.communicate(timeout=_PROBE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            output = ""
+        versions.append(output.strip() if process.returncode == 0 else "")
+    return versions
+
+
+def dependencies(folder: Path, interpreter: Interpreter) -> Dependencies | None:
+    """Return how pip makes the layer that requirements.txt and pyproject.toml ask for."""
+    inputs: dict[str, bytes] = {}
+    arguments: list[str] = []
+    local = False
+    if (folder / "requirements.txt").is_file():
+        local = _read_requirements(folder, "requirements.txt", inputs)
+        if _says_something(inputs):
+            arguments += ["-r", "/source/requirements.txt"]
+    declared = _declared(folder)
+    if declared:
+        inputs["pyproject.toml"] = "\n".join(declared).encode()
+        arguments += ["--", *declared]
+    if not arguments:
+        return None
+    if local:
+        inputs["the function's own files"] = _digest(folder)
+    install = Step(
+        "Install Python packages",
+        (interpreter.executable, "-I", "/tools/python-build/build.py", "install", *arguments),
+        network=True,
+        tools=(_BUILD, _PIP),
+    )
+    return Dependencies(tuple(inputs.items()), (install,))
+
+
+def _declared(folder: Path) -> list[str]:
+    """Return the dependencies that pyproject.toml names; none where it can't be read (see `check`)."""
+    try:
+        project = tomllib.loads((folder / "pyproject.toml").read_text()).get("project", {})
+    except (FileNotFoundError, tomllib.TOMLDecodeError):
+        return []
+    return [str(each) for each in project.get("dependencies", [])]
+
+
+def _read_requirements(folder: Path, name: str, inputs: dict[str, bytes]) -> bool:
+    """Collect a requirements file and those that it includes. Return whether one names files beside it."""
+    path = (folder / name).resolve()
+    if name in inputs or not path.is_relative_to(folder.resolve()) or not path.is_file():
+        return False  # pip itself tells about an included file that is not there
+    inputs[name] = path.read_bytes()
+    local = False
+    for line in inputs[name].decode(errors="replace").splitlines():
+        if match := _INCLUDES.match(line):
+            included = (Path(name).parent / match.group(1)).as_posix()
+            local |= _read_requirements(folder, included, inputs)
+        else:
+            local |= _LOCAL.match(line) is not None
+    return local
+
+
+def _says_something(inputs: dict[str, bytes]) -> bool:
+    lines = b"\n".join(inputs.values()).splitlines()
+    return any(line.strip() and not line.strip().startswith(b"#") for line in lines)
+
+
+def _digest(folder: Path) -> bytes:
+    """Return a digest of all files of a folder."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            total.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return total.digest()
+
+
+def assemble(folder: Path, interpreter: Interpreter) -> tuple[Step, ...]:  # noqa: ARG001
+    """Return the step that copies and compiles the function's files."""
+    command = (interpreter.executable, "-I", "-S", "/tools/python-build/build.py", "assemble")
+    return (Step("Copy and compile", command, tools=(_BUILD,)),)
+
+
+def boot(interpreter: Interpreter) -> tuple[str, ...] | None:  # noqa: ARG001
+    """Return None: engines fork Python."""
+    return None
+
+
+RUNTIME = Runtime(
+    name="python",
+    title="Python",
+    forkable=True,
+    shim=_FOLDER / "shim",
+    template=_FOLDER / "template",
+    find=find,
+    recognise=recognise,
+    check=check,
+    dependencies=dependencies,
+    assemble=assemble,
+    boot=boot,
+)
