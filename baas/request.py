@@ -260,7 +260,7 @@ def _preconditions(http: web.BaseRequest) -> Preconditions:
 
 def _media_type(http: web.BaseRequest, action: Action) -> str:
     """Return the media type of the body. Raises Problem `unsupported-media-type`."""
-    if action in (Action.GET, Action.DELETE):
+    if action in (Action.GET, Action.DELETE) or (action is Action.INCREMENT and not http.can_read_body):
         return ""
     if http.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem("unsupported-media-type", "Send the body without Content-Encoding.")

@@ -1,0 +1,131 @@
+"""The service as it runs, with real sockets, and a stand-in for the function service that grants listeners."""
+
+import asyncio
+import json
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from baas.server import serve
+from pilotlight import sockets
+from pilotlight.datafolder import DataFolder
+from pilotlight.settings import Settings
+
+
+class Baas:
+    """The running service."""
+
+    def __init__(self, data: DataFolder) -> None:
+        self.data = data
+        self.stopping = asyncio.Event()
+        self._ready = asyncio.Event()
+
+    async def start(self) -> None:
+        self.task = asyncio.create_task(
+            serve(Settings(data=self.data.root), self.data, stopping=self.stopping, ready=self._ready.set)
+        )
+        waiting = asyncio.create_task(self._ready.wait())
+        await asyncio.wait({waiting, self.task}, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+        waiting.cancel()
+        if self.task.done():
+            self.task.result()
+        assert self._ready.is_set()
+
+    async def stop(self) -> None:
+        self.stopping.set()
+        await asyncio.wait_for(self.task, 10)
+
+
+class Granter:
+    """The function service's end of the hand-over."""
+
+    def __init__(self, data: DataFolder) -> None:
+        self.peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.peer.connect(sockets.address(data.socket("listeners")))
+
+    def send(self, message: Any, *descriptors: int) -> None:
+        content = message if isinstance(message, bytes) else json.dumps(message).encode()
+        socket.send_fds(self.peer, [content], list(descriptors))
+
+    def grant(
+        self,
+        instance: str,
+        *,
+        kind: str = "data",
+        app: str = "shop",
+        function: str = "cart",
+        egress: tuple[str, ...] = (),
+    ) -> int:
+        """Hand over a listener on loopback, and return its port."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            message = {
+                "grant": instance,
+                "kind": kind,
+                "app": app,
+                "function": function,
+                "egress": list(egress),
+            }
+            self.send(message, listener.fileno())
+            return int(listener.getsockname()[1])
+
+    def revoke(self, instance: str) -> None:
+        self.send({"revoke": instance})
+
+    def close(self) -> None:
+        self.peer.close()
+
+
+@pytest.fixture
+def data() -> Iterator[DataFolder]:
+    with tempfile.TemporaryDirectory(prefix="pilotlight-") as folder:
+        data = DataFolder(Path(folder) / "data")
+        data.prepare()
+        yield data
+
+
+@pytest.fixture
+async def baas(data: DataFolder) -> AsyncIterator[Baas]:
+    before = asyncio.all_tasks()
+    baas = Baas(data)
+    await baas.start()
+    yield baas
+    await baas.stop()
+    assert sorted(path.name for path in data.run.iterdir() if path.suffix == ".sock") == []
+    await asyncio.sleep(0)
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    assert not left
+
+
+@pytest.fixture
+def granter(baas: Baas, data: DataFolder) -> Iterator[Granter]:
+    granter = Granter(data)
+    yield granter
+    granter.close()
+
+
+@pytest.fixture
+async def operator(baas: Baas, data: DataFolder) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client where the gateway connects."""
+    connector = aiohttp.UnixConnector(sockets.address(data.socket("baas")))
+    async with aiohttp.ClientSession(
+        "http://baas",
+        connector=connector,
+        headers={"Pilotlight-App": "shop"},
+        timeout=aiohttp.ClientTimeout(total=20),
+    ) as session:
+        yield session
+
+
+@pytest.fixture
+async def cart(granter: Granter) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client inside of the sandbox of the function `cart` of the app `shop`."""
+    port = granter.grant("instance-1")
+    async with aiohttp.ClientSession(
+        f"http://127.0.0.1:{port}", timeout=aiohttp.ClientTimeout(total=20)
+    ) as session:
+        yield session
