@@ -1,0 +1,124 @@
+"""One cold start, step by step: blank sandbox → code attached → ready. And what to say when it fails."""
+
+import asyncio
+import time
+from typing import Any
+
+from function_service.contract import LogLine, Revision, Stages
+from function_service.engines.base import Assignment, Engine, Sandbox, StartError
+from function_service.instance import Instance, State, explain
+from function_service.layers.store import LayerStore
+from function_service.lines import LineReader
+from function_service.logs import LogBook
+from function_service.pool import Pool
+from pilotlight.problems import Problem
+
+_LAST_WORDS = 0.5  # seconds to read what a dead process has printed
+_NATIVE_LIMIT = 10.0  # seconds within which a native program must listen
+_MARGIN = 0.1  # seconds by which the cause of a late start comes before the caller's own deadline
+
+
+async def run(
+    revision: Revision,
+    pool: Pool,
+    engine: Engine,
+    layers: LayerStore,
+    secrets: dict[str, str],
+    logs: LogBook,
+    wait: float,
+) -> Instance:
+    """Start an instance within `wait` seconds. Raises Problem, and leaves nothing behind then."""
+    assignment = _assignment(revision, layers, secrets)
+    began = time.perf_counter()
+    with pool.starting():
+        sandbox, stages = await pool.take(revision.config.runtime)
+        instance = Instance(sandbox, revision, time.time(), stages, time.time())
+        collector = asyncio.create_task(_collect(instance, logs), name=f"logs {instance.id}")
+        instance.collector = collector
+        limit = max(_MARGIN, wait - _MARGIN - (time.perf_counter() - began))
+        if revision.config.runtime == "native":
+            limit = min(limit, _NATIVE_LIMIT)
+        attaching = time.perf_counter()
+        try:
+            async with asyncio.timeout(limit):
+                await engine.attach(sandbox, assignment)
+        except BaseException as error:
+            instance.become(State.ENDED)
+            natural = isinstance(error, EOFError)
+            await _bury(engine, sandbox, collector, natural=natural)
+            if isinstance(error, (StartError, EOFError, TimeoutError)):
+                raise _problem(error, instance, limit) from error
+            raise
+    code = (time.perf_counter() - attaching) * 1000
+    instance.stages = Stages(container=stages.container, runtime=stages.runtime, code=code)
+    instance.become(State.IDLE)
+    return instance
+
+
+async def _bury(engine: Engine, sandbox: Sandbox, collector: asyncio.Task[None], *, natural: bool) -> None:
+    if natural:
+        # It is about to end by itself: its own exit status is the cause that its author wants to know
+        await asyncio.wait([asyncio.shield(sandbox.ended)], timeout=1)
+    await engine.destroy(sandbox)
+    await asyncio.wait([collector], timeout=_LAST_WORDS)
+
+
+async def _collect(instance: Instance, logs: LogBook) -> None:
+    """Keep every line that an instance prints, until it is dead."""
+    reader = LineReader(instance.sandbox.output)
+    try:
+        async for line, truncated in reader.lines():
+            instance.tail.append(line)
+            entry = LogLine(time=time.time(), instance=instance.id, line=line, truncated=truncated)
+            logs.append(instance.function, entry)
+    finally:
+        reader.close()
+
+
+def _assignment(revision: Revision, layers: LayerStore, secrets: dict[str, str]) -> Assignment:
+    config = revision.config
+    missing = [name for name in config.secrets if name not in secrets]
+    if missing:
+        raise Problem(
+            "init-failed",
+            f"The secret {missing[0]!r} that {config.name!r} names does not exist. "
+            f"Set it: pilotlight secrets set {missing[0]}",
+        )
+    env = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": "/tmp",  # noqa: S108  the sandbox's own
+        "LANG": "C.UTF-8",
+        "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",
+        **config.env,
+        **{name: secrets[name] for name in config.secrets},
+        "PILOTLIGHT_FUNCTION": config.name,
+        "PILOTLIGHT_REVISION": revision.id,
+    }
+    return Assignment(
+        app=revision.app,
+        function=config.name,
+        handler=config.handler,
+        concurrency=config.concurrency,
+        env=env,
+        code=layers.path(revision.code),
+        dependencies=layers.path(revision.dependencies) if revision.dependencies else None,
+        memory=config.memory,
+        cpu=config.cpu,
+        egress=config.egress,
+    )
+
+
+def _problem(error: BaseException, instance: Instance, limit: float) -> Problem:
+    config = instance.revision.config
+    extra: dict[str, Any] = {"logs": list(instance.tail)}
+    if isinstance(error, StartError):
+        return Problem("init-failed", str(error), **extra)
+    if isinstance(error, TimeoutError):
+        if config.runtime == "native":
+            detail = f"It did not listen on port $PORT within {limit:.1f} s of its start."
+            return Problem("init-failed", detail, **extra)
+        return Problem("timeout", f"It was still loading its code after {limit:.1f} s.", **extra)
+    kind, detail = explain(instance.sandbox.ended.result(), config.memory)
+    if kind == "crashed":
+        return Problem("init-failed", f"{detail} That was while it started.", **extra)
+    return Problem(kind, detail, **extra)

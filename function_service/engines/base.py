@@ -1,0 +1,101 @@
+"""The seam under which engines lie: how sandboxes come to be. Everything above is the same for each."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from function_service.contract import Exit, Guarantee, Job, Output, Stages
+from runtimes.declaration import Interpreter
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What makes an instance of a blank sandbox."""
+
+    app: str
+    function: str
+    handler: str
+    concurrency: int
+    env: dict[str, str]
+    code: Path
+    dependencies: Path | None
+    memory: int  # bytes
+    cpu: float  # cores
+    egress: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class End:
+    """How a sandbox ended: an exit code, or the signal that killed it; and whether memory was the reason."""
+
+    code: int | None
+    signal: int | None
+    out_of_memory: bool
+    memory_peak: int  # bytes, 0 where unknown
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a sandbox uses now."""
+
+    memory: int  # bytes
+    cpu_seconds: float
+    processes: int
+
+
+class StartError(Exception):
+    """The function could not be loaded. The text is the function's own error, for its author."""
+
+
+@dataclass(eq=False)
+class Sandbox:
+    """One sandbox, as an engine made it."""
+
+    id: str
+    interpreter: Interpreter
+    socket: Path  # where the instance in it will serve HTTP
+    stages: Stages  # how long making it took
+    output: int  # a descriptor from which all that it prints is read; whoever takes it closes it
+    ended: asyncio.Future[End]  # done when every process in it is dead
+    handle: Any = field(repr=False)  # the engine's own
+
+
+class Engine(Protocol):
+    """How sandboxes are made. Between `start` and `close`, any call may be made at any time."""
+
+    async def start(self) -> None:
+        """Clean what a former run left behind, and get ready. Raises Problem where this can't work here."""
+        ...
+
+    async def close(self) -> None:
+        """Destroy all that is left."""
+        ...
+
+    async def make(self, interpreter: Interpreter) -> Sandbox:
+        """Make a blank sandbox with a booted runtime. Raises Problem `no-capacity`."""
+        ...
+
+    async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
+        """Bring code into a blank sandbox and load it; once only. Returns when the instance serves.
+
+        Raises StartError. Where the sandbox ends meanwhile, it raises EOFError, and `ended` tells more.
+        """
+        ...
+
+    async def destroy(self, sandbox: Sandbox) -> None:
+        """Kill every process in it, wait until they are dead, remove all traces. May be called again."""
+        ...
+
+    def use(self, sandbox: Sandbox) -> Use:
+        """Tell what it uses."""
+        ...
+
+    def run(self, job: Job) -> AsyncGenerator[Output | Exit, None]:
+        """Run a job in a sandbox of its own; yield what it prints, at last one Exit."""
+        ...
+
+    def guarantees(self) -> list[Guarantee]:
+        """List what is promised, and what of it can't be kept on this machine."""
+        ...

@@ -1,0 +1,232 @@
+"""Control groups: limits on memory, CPU and processes, in version 1 and 2 of the kernel's interface.
+
+One group a sandbox, below one group of ours that carries the label of the data folder, so that a restart
+finds and removes what a killed process left. Sources: cgroups(7), Documentation/admin-guide/cgroup-v{1,2}.
+"""
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+CONTROLLERS = ("memory", "cpu", "pids")
+_ROOT = Path("/sys/fs/cgroup")
+_PERIOD = 100_000  # microseconds, of the CPU quota
+PLATFORM = "platform"  # the leaf for our own processes below a delegated group
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """Where groups can be made: a folder for each controller that is there (in version 2 all the same)."""
+
+    version: int
+    folders: dict[str, Path]
+    missing: dict[str, str]  # controller → why it can't be had
+
+
+def _mounts() -> list[tuple[str, str, str]]:
+    """Return (mount point, type, options) of every control group file system, from /proc/self/mounts."""
+    rows = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    return [(row[1], row[2], row[3]) for row in rows if row[2] in ("cgroup", "cgroup2")]
+
+
+def own_group() -> Path | None:
+    """Return the folder of this process's group in version 2, or None where that is not in use."""
+    if not (_ROOT / "cgroup.controllers").exists():
+        return None
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        if line.startswith("0::"):
+            return _ROOT / line[3:].lstrip("/")
+    return None
+
+
+def delegated(group: Path) -> bool:
+    """Tell whether systemd has given this group away (Delegate=), so that we may make groups in it."""
+    for attribute in ("user.delegate", "trusted.delegate"):
+        with contextlib.suppress(OSError):
+            if os.getxattr(group, attribute) == b"1":
+                return True
+    return False
+
+
+def delegated_base() -> Path | None:
+    """Return the delegated group that this process is in, or in whose leaf `platform` it is."""
+    group = own_group()
+    if group is None:
+        return None
+    base = group.parent if group.name == PLATFORM else group
+    return base if delegated(base) and os.access(base / "cgroup.procs", os.W_OK) else None
+
+
+def find(label: str) -> Hierarchy:
+    """Find where groups can be made, and make our own top group there. Changes nothing else."""
+    if own_group() is not None:
+        return _find_v2(label)
+    folders: dict[str, Path] = {}
+    missing: dict[str, str] = {}
+    for controller in CONTROLLERS:
+        mount = next((m for m in _mounts() if m[1] == "cgroup" and controller in m[2].split(",")), None)
+        if mount is None:
+            missing[controller] = "this kernel has no such controller"
+            continue
+        folder = Path(mount[0]) / label
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            missing[controller] = f"{mount[0]}: {error.strerror}"
+        else:
+            folders[controller] = folder
+    return Hierarchy(1, folders, missing)
+
+
+def _find_v2(label: str) -> Hierarchy:
+    base = delegated_base()
+    if base is not None:
+        _empty_into_leaf(base)
+    elif os.geteuid() == 0:
+        base = _ROOT
+    if base is None:
+        reason = "this process is in no control group that systemd delegated to it"
+        return Hierarchy(2, {}, dict.fromkeys(CONTROLLERS, reason))
+    folder = base / label
+    try:
+        _enable(base)
+        folder.mkdir(exist_ok=True)
+        _enable(folder)
+    except OSError as error:
+        return Hierarchy(2, {}, dict.fromkeys(CONTROLLERS, f"{base}: {error.strerror}"))
+    have = (folder / "cgroup.subtree_control").read_text().split()
+    missing = {c: f"{base} is not given it" for c in CONTROLLERS if c not in have}
+    return Hierarchy(2, {c: folder for c in CONTROLLERS if c in have}, missing)
+
+
+def _enable(folder: Path) -> None:
+    """Let the groups below folder have what folder itself has of our controllers."""
+    have = (folder / "cgroup.controllers").read_text().split()
+    wanted = " ".join(f"+{c}" for c in CONTROLLERS if c in have)
+    if wanted:
+        (folder / "cgroup.subtree_control").write_text(wanted)
+
+
+def _empty_into_leaf(base: Path) -> None:
+    """Move every process of base into a leaf: only a group without processes can have controllers below."""
+    leaf = base / PLATFORM
+    leaf.mkdir(exist_ok=True)
+    for pid in (base / "cgroup.procs").read_text().split():
+        with contextlib.suppress(ProcessLookupError):
+            (leaf / "cgroup.procs").write_text(pid)
+
+
+class Group:
+    """The group of one sandbox. Each method does what it can with the controllers that are there."""
+
+    def __init__(self, hierarchy: Hierarchy, name: str) -> None:
+        self._version = hierarchy.version
+        self._folders = {controller: folder / name for controller, folder in hierarchy.folders.items()}
+        self._set: dict[tuple[str, str], str] = {}
+        for folder in self._unique():
+            folder.mkdir(exist_ok=True)
+        if self._version == 2 and "memory" in self._folders:
+            self._write("memory", "memory.oom.group", "1")
+
+    def _unique(self) -> list[Path]:
+        return list(dict.fromkeys(self._folders.values()))
+
+    def _write(self, controller: str, name: str, value: str) -> None:
+        if controller in self._folders and self._set.get((controller, name)) != value:
+            (self._folders[controller] / name).write_text(value)
+            self._set[controller, name] = value
+
+    def _read(self, controller: str, name: str) -> str:
+        try:
+            return (self._folders[controller] / name).read_text()
+        except (KeyError, OSError):
+            return ""  # the controller is missing on this machine, which `doctor` says
+
+    def add(self, pid: int) -> None:
+        """Put a process into the group."""
+        for folder in self._unique():
+            (folder / "cgroup.procs").write_text(str(pid))
+
+    def limit(self, memory: int, processes: int) -> None:
+        """Limit memory (bytes, swap included) and the number of processes and threads."""
+        if self._version == 1:
+            self._write("memory", "memory.limit_in_bytes", str(memory))
+            with contextlib.suppress(OSError):  # kernels without swap accounting have no such file
+                self._write("memory", "memory.memsw.limit_in_bytes", str(memory))
+        else:
+            self._write("memory", "memory.max", str(memory))
+            with contextlib.suppress(OSError):  # likewise
+                self._write("memory", "memory.swap.max", "0")
+        self._write("pids", "pids.max", str(processes))
+
+    def limit_cpu(self, cores: float) -> None:
+        """Limit CPU time to a number of cores."""
+        quota = max(1000, int(cores * _PERIOD))
+        if self._version == 1:
+            self._write("cpu", "cpu.cfs_quota_us", str(quota))
+        else:
+            self._write("cpu", "cpu.max", f"{quota} {_PERIOD}")
+
+    def memory(self) -> int:
+        """Return the bytes in use, without the page cache that the kernel would give up at once."""
+        stat = dict(line.split() for line in self._read("memory", "memory.stat").splitlines())
+        if self._version == 1:
+            return int(stat.get("rss", 0)) + int(stat.get("mapped_file", 0))
+        return int(self._read("memory", "memory.current") or 0) - int(stat.get("inactive_file", 0))
+
+    def memory_peak(self) -> int:
+        """Return the most bytes that were in use; 0 where the kernel does not tell (version 2 till 5.18)."""
+        name = "memory.max_usage_in_bytes" if self._version == 1 else "memory.peak"
+        return int(self._read("memory", name) or 0)
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time used."""
+        if self._version == 2:
+            stat = dict(line.split() for line in self._read("cpu", "cpu.stat").splitlines())
+            return int(stat.get("usage_usec", 0)) / 1e6
+        return 0.0
+
+    def processes(self) -> int:
+        """Return how many processes and threads there are."""
+        return int(self._read("pids", "pids.current") or 0)
+
+    def out_of_memory(self) -> bool:
+        """Tell whether the kernel has killed a process here because memory had run out."""
+        name = "memory.oom_control" if self._version == 1 else "memory.events"
+        counts = dict(line.split() for line in self._read("memory", name).splitlines())
+        return int(counts.get("oom_kill", 0)) > 0
+
+    def remove(self) -> bool:
+        """Remove the group; False while the kernel still holds a dying process in it."""
+        remaining = [folder for folder in self._unique() if not _remove(folder)]
+        return not remaining
+
+
+def _remove(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
+
+
+def sweep(hierarchy: Hierarchy, *, top: bool = False) -> None:
+    """Kill and remove every group below ours, and with `top` our own as well. Takes at most five seconds."""
+    deadline = time.monotonic() + 5
+    for base in dict.fromkeys(hierarchy.folders.values()):
+        for folder in (child for child in base.iterdir() if child.is_dir()):
+            while not _remove(folder) and time.monotonic() < deadline:
+                for pid in (folder / "cgroup.procs").read_text().split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
+                time.sleep(0.005)
+        if top:
+            _remove(base)

@@ -1,0 +1,385 @@
+"""The embedded engine: sandboxes out of what Linux has, forked from booted zygotes.
+
+A cold start reads: `make` (ahead of time) → zygote.py forks → sandbox.py isolates → … → `attach` →
+sandbox.py mounts, confines, loads.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import runtimes.declaration
+from function_service.contract import Exit, Guarantee, Job, Output, Stages
+from function_service.engines.base import Assignment, End, Sandbox, StartError, Use
+from function_service.engines.embedded import cgroup, container, guarantees, jobs, messages, sandbox, syscalls
+from function_service.engines.embedded.channel import Channel
+from function_service.engines.embedded.grants import Grants
+from function_service.engines.embedded.namespaces import Users
+from function_service.engines.embedded.nursery import Zygote, kill, listening_socket
+from function_service.layers.store import LayerStore
+from pilotlight.datafolder import DataFolder
+from pilotlight.ids import short_id
+from pilotlight.problems import Problem
+from runtimes.declaration import Interpreter, Runtime
+
+_log = logging.getLogger(__name__)
+_BLANK_DEADLINE = 20.0  # seconds
+_DEATH_DEADLINE = 10.0  # seconds
+PROCESSES = 128  # processes and threads in one sandbox
+
+
+@dataclass(eq=False)
+class _Handle:
+    """What the engine itself knows of a sandbox."""
+
+    pidfd: int
+    control: Channel
+    group: cgroup.Group
+    data_listener: int
+    uid: int
+    destroyed: bool = False
+
+
+class EmbeddedEngine:
+    """Implements engines.base.Engine."""
+
+    name = "embedded"
+
+    def __init__(
+        self, data: DataFolder, layers: LayerStore, users: Users, interpreters: tuple[Interpreter, ...]
+    ) -> None:
+        self._data = data
+        self._layers = layers
+        self._users = users
+        self._runtimes: dict[str, Runtime] = runtimes.declaration.load_all()
+        self._interpreters = interpreters
+        self._zygotes: dict[str, asyncio.Task[Zygote]] = {}
+        self._grants = Grants(data.socket("listeners"))
+        self._hierarchy = cgroup.find(data.label)
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._next_user = 0
+        self._container: str | None = None
+
+    async def start(self) -> None:
+        """Remove what a former run left, make the container layer, connect to the baas process."""
+        cgroup.sweep(self._hierarchy)
+        for leftover in self._data.instances.iterdir():
+            leftover.unlink()
+        self._container = await asyncio.to_thread(self._make_container)
+        await self._grants.start()
+
+    async def close(self) -> None:
+        """Destroy all sandboxes, the zygotes and the control groups."""
+        await asyncio.gather(*(self.destroy(s) for s in list(self._sandboxes.values())))
+        for booting in self._zygotes.values():
+            if booting.done() and not booting.exception():
+                await booting.result().close()
+            else:
+                booting.cancel()
+                await asyncio.gather(booting, return_exceptions=True)
+        await self._grants.close()
+        await asyncio.to_thread(cgroup.sweep, self._hierarchy, top=True)
+        shutil.rmtree(self._data.run / "roots", ignore_errors=True)
+
+    def guarantees(self) -> list[Guarantee]:
+        """List what is promised on this machine."""
+        return guarantees.inspect_with(self._hierarchy, self._users)
+
+    def _make_container(self) -> str:
+        files, links = container.skeleton()
+        recipe = [(k, hashlib.sha256(v).hexdigest()) for k, v in files.items()], links, container.MOUNT_POINTS
+        digest = "container-" + hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:24]
+        if not self._layers.has(digest):
+            with self._layers.new() as folder:
+                container.write_skeleton(folder, files, links)
+                self._layers.seal(digest, folder, "container", "system folders of this machine")
+        return digest
+
+    def _runtime_layer(self, runtime: Runtime, interpreter: Interpreter) -> str:
+        """Return the layer with the shim, at /runtime in the root."""
+        content = hashlib.sha256(interpreter.executable.encode())
+        files = (
+            sorted(p for p in runtime.shim.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+            if runtime.shim
+            else []
+        )
+        for path in files:
+            content.update(path.name.encode() + path.read_bytes())
+        digest = f"runtime-{content.hexdigest()[:24]}"
+        if not self._layers.has(digest):
+            with self._layers.new() as folder:
+                (folder / "runtime" / runtime.name).mkdir(parents=True)
+                for path in files:
+                    shutil.copy(path, folder / "runtime" / runtime.name / path.name)
+                self._layers.seal(digest, folder, "runtime", f"{interpreter.name} and its shim")
+        return digest
+
+    def _parent_of(self, interpreter: Interpreter) -> Interpreter:
+        """Return the interpreter whose zygote forks sandboxes for this one."""
+        if self._runtimes[interpreter.runtime].forkable:
+            return interpreter
+        found = runtimes.declaration.choose(self._interpreters, "python")
+        if found is None:
+            raise Problem("no-capacity", "No Python was found that could make sandboxes.")
+        return found
+
+    async def _zygote(self, interpreter: Interpreter) -> Zygote:
+        """Return the zygote for an interpreter; it is booted once, however many wait for it."""
+        parent = self._parent_of(interpreter)
+        booting = self._zygotes.get(parent.name)
+        if booting is not None and booting.done() and (booting.exception() or not booting.result().alive):
+            if not booting.exception():
+                await booting.result().close()
+            booting = None
+        if booting is None:
+            booting = asyncio.create_task(self._boot(parent), name=f"boot {parent.name}")
+            self._zygotes[parent.name] = booting
+        return await asyncio.shield(booting)
+
+    async def _boot(self, interpreter: Interpreter) -> Zygote:
+        layers = [self._runtime_layer(self._runtimes[i.runtime], i) for i in self._interpreters]
+        root = self._data.run / "roots" / interpreter.name
+        root.mkdir(parents=True, exist_ok=True)
+        folders = [i.folder for i in self._interpreters if i.folder]
+        plan = {
+            "shim": str(self._runtimes[interpreter.runtime].shim),
+            "own_user": self._users.count > 0,
+            "container": {
+                "layers": str(self._data.layers),
+                "lowers": list(dict.fromkeys([*layers, str(self._container)])),
+                "root": str(root),
+                "binds": container.binds(folders),
+                "hidden": container.hidden([*folders, *(i.executable for i in self._interpreters)]),
+            },
+        }
+        zygote = Zygote(interpreter)
+        await zygote.boot(plan)
+        return zygote
+
+    def _user(self) -> int:
+        if self._users.count == 0:
+            return self._users.first
+        taken = {s.handle.uid for s in self._sandboxes.values()}
+        while True:
+            self._next_user = (self._next_user + 1) % self._users.count
+            if (uid := self._users.first + self._next_user) not in taken:
+                return uid
+
+    async def make(self, interpreter: Interpreter) -> Sandbox:
+        """Make a blank sandbox (see base.Engine)."""
+        runtime = self._runtimes[interpreter.runtime]
+        command = runtime.boot(interpreter)
+        kind = "fork" if runtime.forkable else "exec"
+        return await self._make(interpreter, kind, list(command) if command else None)
+
+    async def _make(self, interpreter: Interpreter, kind: str, boot: list[str] | None) -> Sandbox:
+        began = time.perf_counter()
+        zygote = await self._zygote(interpreter)
+        zygote_ms = (time.perf_counter() - began) * 1000
+        name = short_id()
+        path = self._data.instances / f"{name}.sock"
+        mine, theirs = messages.pair()
+        control = Channel(mine)
+        output, output_write = os.pipe2(os.O_CLOEXEC)
+        uid = self._user()
+        ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        group = cgroup.Group(self._hierarchy, name)
+        pidfd = -1
+        try:
+            with contextlib.closing(theirs), contextlib.closing(listening_socket(path)) as listener:
+                order = {"fork": name, "kind": kind, "uid": uid, "boot": boot}
+                descriptors = [theirs.fileno(), listener.fileno(), output_write]
+                pid = await zygote.fork(order, descriptors, lambda status: _resolve(ended, group, status))
+            pidfd = os.pidfd_open(pid)
+            group.add(pid)
+            control.send({})
+            async with asyncio.timeout(_BLANK_DEADLINE):
+                message, received = await control.receive()
+        except (OSError, EOFError, TimeoutError, Problem) as error:
+            printed = os.read(output, 4096).decode(errors="replace") if _has_data(output) else ""
+            if pidfd >= 0:
+                kill(pidfd)
+                os.close(pidfd)
+            os.close(output)
+            control.close()
+            path.unlink(missing_ok=True)
+            await _remove(group)
+            raise Problem(
+                "no-capacity",
+                f"No sandbox could be made: {error or type(error).__name__}. {printed}",
+                retry_after=1,
+            ) from error
+        finally:
+            os.close(output_write)
+        total = (time.perf_counter() - began) * 1000
+        booted = message["runtime"] + zygote_ms
+        stages = Stages(container=max(0.0, total - booted), runtime=booted)
+        handle = _Handle(pidfd, control, group, received[0], uid)
+        made = Sandbox(name, interpreter, path, stages, output, ended, handle)
+        self._sandboxes[name] = made
+        return made
+
+    async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
+        """Bring code into it (see base.Engine)."""
+        trees = [(assignment.code, "/function", False)]
+        if assignment.dependencies is not None:
+            trees.append((assignment.dependencies, "/dependencies", False))
+        runtime = self._runtimes[sandbox.interpreter.runtime]
+        message: dict[str, Any] = {
+            "handler": assignment.handler,
+            "concurrency": assignment.concurrency,
+            "folder": "/function",
+            "serves": True,
+            "env": assignment.env,
+            "tmp": assignment.memory // 2,
+        }
+        if not runtime.forkable and runtime.boot(sandbox.interpreter) is None:
+            message["command"] = _native_command(assignment.handler)
+        handle = self._handle(sandbox)
+        handle.group.limit(assignment.memory, PROCESSES)
+        identity = {"app": assignment.app, "function": assignment.function}
+        self._grants.grant(sandbox.id, os.dup(handle.data_listener), kind="data", egress=[], **identity)
+        try:
+            await self._attach(sandbox, message, trees, assignment.egress, identity)
+        finally:
+            # The start itself may use all the CPU that is free: the caller waits for it
+            with contextlib.suppress(OSError):
+                handle.group.limit_cpu(assignment.cpu)
+
+    async def _attach(
+        self,
+        sandbox: Sandbox,
+        message: dict[str, Any],
+        trees: list[tuple[Path, str, bool]],
+        egress: tuple[str, ...],
+        identity: dict[str, str],
+    ) -> None:
+        """Send the message and the mounts; return when it is ready. /tmp counts towards the memory."""
+        handle = self._handle(sandbox)
+        message |= {"mounts": [target for _, target, _ in trees], "egress": bool(egress)}
+        descriptors = [_tree(path, writable) for path, _, writable in trees]
+        try:
+            handle.control.send(message, descriptors)
+        except OSError as error:
+            raise EOFError from error
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        while True:
+            answer, received = await handle.control.receive()
+            if "egress" in answer and received:
+                self._grants.grant(sandbox.id, received[0], kind="egress", egress=list(egress), **identity)
+                continue
+            for descriptor in received:
+                os.close(descriptor)
+            if answer.get("ready") is True:
+                return
+            raise StartError(str(answer.get("error", "the shim answered nonsense")))
+
+    @staticmethod
+    def _handle(sandbox: Sandbox) -> _Handle:
+        handle: _Handle = sandbox.handle
+        return handle
+
+    async def destroy(self, sandbox: Sandbox) -> None:
+        """Kill it and remove every trace (see base.Engine)."""
+        handle = self._handle(sandbox)
+        if handle.destroyed:
+            await asyncio.shield(sandbox.ended)
+            return
+        handle.destroyed = True
+        self._grants.revoke(sandbox.id)
+        kill(handle.pidfd)
+        async with asyncio.timeout(_DEATH_DEADLINE):
+            await asyncio.shield(sandbox.ended)
+        os.close(handle.pidfd)
+        os.close(handle.data_listener)
+        handle.control.close()
+        sandbox.socket.unlink(missing_ok=True)
+        self._sandboxes.pop(sandbox.id, None)
+        await _remove(handle.group)
+
+    def use(self, sandbox: Sandbox) -> Use:
+        """Tell what it uses (see base.Engine)."""
+        group = self._handle(sandbox).group
+        return Use(group.memory(), group.cpu_seconds(), group.processes())
+
+    async def run(self, job: Job) -> AsyncGenerator[Output | Exit, None]:
+        """Run a job (see base.Engine and jobs.py)."""
+        interpreter = runtimes.declaration.choose(self._interpreters, job.runtime)
+        if interpreter is None:
+            raise Problem("invalid-request", f"This machine has no runtime {job.runtime}.")
+        blank = await self._make(interpreter, "exec", None)
+        handle = self._handle(blank)
+        try:
+            handle.group.limit(job.memory, 1024)
+            handle.group.limit_cpu(job.cpu)
+            trees = [(Path(m.source), m.target, m.writable) for m in job.mounts]
+            writable = [path for path, _, can_write in trees if can_write]
+            if self._users.count:
+                await asyncio.to_thread(jobs.give, writable, handle.uid)
+            identity = {"app": "", "function": "build"}
+            message: dict[str, Any] = {"command": list(job.command), "folder": job.folder, "serves": False}
+            env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", **job.env}  # noqa: S108
+            if job.egress:
+                env |= jobs.proxy_environment(sandbox.EGRESS_PORT)
+            message |= {"env": env, "tmp": job.memory // 2}
+            await self._attach(blank, message, trees, job.egress, identity)
+            async with contextlib.aclosing(
+                jobs.follow(blank, job, writable, lambda: kill(handle.pidfd))
+            ) as stream:
+                async for item in stream:
+                    yield item
+        except EOFError:
+            yield Exit(1, "the sandbox ended before the command was started")
+        finally:
+            await asyncio.shield(asyncio.ensure_future(self.destroy(blank)))
+            if self._users.count:
+                await asyncio.to_thread(jobs.give, writable, os.geteuid())
+
+
+def _native_command(handler: str) -> list[str]:
+    program, *arguments = handler.split()
+    return [f"/function/{program.removeprefix('./')}", *arguments]
+
+
+def _tree(path: Path, writable: bool) -> int:
+    tree = syscalls.open_tree(str(path))
+    attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+    syscalls.set_mount_attributes(tree, attributes if writable else attributes | syscalls.MOUNT_ATTR_RDONLY)
+    return tree
+
+
+def _resolve(ended: asyncio.Future[End], group: cgroup.Group, status: int | None) -> None:
+    if ended.done():
+        return
+    killed = group.out_of_memory()
+    if status is None:
+        ended.set_result(End(None, 9, killed, group.memory_peak()))
+    elif os.WIFSIGNALED(status):
+        ended.set_result(End(None, os.WTERMSIG(status), killed, group.memory_peak()))
+    else:
+        ended.set_result(End(os.WEXITSTATUS(status), None, killed, group.memory_peak()))
+
+
+def _has_data(descriptor: int) -> bool:
+    import select
+
+    return bool(select.select([descriptor], [], [], 0)[0])
+
+
+async def _remove(group: cgroup.Group) -> None:
+    for attempt in range(200):
+        if group.remove():
+            return
+        await asyncio.sleep(0.001 * (1 + attempt // 10))
+    _log.error("A control group could not be removed; the next start will try again")

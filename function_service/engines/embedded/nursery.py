@@ -1,0 +1,137 @@
+"""The function service's side of the zygotes: boots one for each interpreter, and has it fork.
+
+Read zygote.py for the other side.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from function_service.engines.embedded import messages
+from function_service.engines.embedded.channel import Channel
+from pilotlight.problems import Problem
+from runtimes.declaration import Interpreter
+
+_log = logging.getLogger(__name__)
+_BOOT_DEADLINE = 30.0  # seconds
+_FORK_DEADLINE = 10.0  # seconds
+
+_COMMAND = (
+    "import sys, json; sys.path.insert(0, sys.argv[1]); "
+    "from function_service.engines.embedded.zygote import main; "
+    "main(int(sys.argv[2]), json.loads(sys.argv[3]))"
+)
+_OURS = Path(__file__).parents[3]
+
+
+class Zygote:
+    """One booted interpreter that forks sandboxes."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        self.interpreter = interpreter
+        self._process: asyncio.subprocess.Process | None = None
+        self._channel: Channel | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._forking: dict[str, asyncio.Future[int]] = {}
+        self._ended: dict[str, Callable[[int | None], None]] = {}
+
+    async def boot(self, plan: dict[str, Any]) -> None:
+        """Start it and wait until it can fork. Raises Problem `no-capacity`."""
+        mine, theirs = messages.pair()
+        command = (self.interpreter.executable, "-I", "-S", "-c", _COMMAND)
+        with theirs:
+            descriptor = theirs.fileno()
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                str(_OURS),
+                str(descriptor),
+                json.dumps(plan),
+                pass_fds=(descriptor,),
+                stdin=asyncio.subprocess.DEVNULL,
+                env={"LC_ALL": "C.UTF-8"},
+            )
+        self._channel = Channel(mine)
+        try:
+            async with asyncio.timeout(_BOOT_DEADLINE):
+                await self._channel.receive()
+        except (EOFError, TimeoutError) as error:
+            await self.close()
+            raise Problem(
+                "no-capacity",
+                f"The zygote of {self.interpreter.name} did not boot ({type(error).__name__}); "
+                "the log of the platform says why. `pilotlight doctor` checks this machine.",
+            ) from error
+        self._reader = asyncio.create_task(self._read(self._channel), name=f"zygote {self.interpreter.name}")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked to fork."""
+        return self._reader is not None and not self._reader.done()
+
+    async def _read(self, channel: Channel) -> None:
+        with contextlib.suppress(EOFError):
+            while True:
+                message, _ = await channel.receive()
+                if "forked" in message:
+                    waiting = self._forking.pop(message["forked"])
+                    if not waiting.done():
+                        waiting.set_result(message["pid"])
+                else:
+                    self._ended.pop(message["exited"])(message["status"])
+        _log.warning("The zygote of %s has ended", self.interpreter.name)
+        for waiting in self._forking.values():
+            if not waiting.done():
+                waiting.set_exception(Problem("no-capacity", "The zygote ended; try again.", retry_after=1))
+        self._forking.clear()
+        # The kernel kills its children with it (PR_SET_PDEATHSIG)
+        for ended in self._ended.values():
+            ended(None)
+        self._ended.clear()
+
+    async def fork(
+        self, order: dict[str, Any], descriptors: list[int], ended: Callable[[int | None], None]
+    ) -> int:
+        """Fork one sandbox and return its process id; `ended` is called with its wait status, once."""
+        name = order["fork"]
+        waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if not self.alive or self._channel is None:
+            raise Problem("no-capacity", "The zygote ended; try again.", retry_after=1)
+        self._forking[name] = waiting
+        self._ended[name] = ended
+        self._channel.send(order, descriptors)
+        async with asyncio.timeout(_FORK_DEADLINE):
+            return await waiting
+
+    async def close(self) -> None:
+        """End it, and with it every sandbox that it forked."""
+        if self._channel is not None:
+            self._channel.close()
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+
+
+def kill(pidfd: int) -> None:
+    """Kill a sandbox's process 1, and so everything in its pid namespace."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def listening_socket(path: Path) -> socket.socket:
+    """Make the socket on which an instance will serve HTTP; only our own group may connect."""
+    from pilotlight import sockets
+
+    listener = sockets.listen(path, mode=0o660, backlog=1024)
+    os.set_blocking(listener.fileno(), True)
+    return listener

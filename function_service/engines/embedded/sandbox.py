@@ -1,0 +1,138 @@
+"""What happens inside of a sandbox, from the fork until a function serves. Process 1 runs this.
+
+A blank sandbox is made ahead of time (`_isolate`), then waits. The next message brings the code: mounts
+that come as descriptors, the handler, the environment; then privileges go (`_confine`), and only then does
+code of the function run. There are two kinds: `fork` (Python: this very process becomes the instance) and
+`exec` (other runtimes and builds: this process stays as a small init, see init.py).
+
+Standard library only. A step that fails ends the process; the function service reads why on the channel.
+"""
+
+import fcntl
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+import time
+from typing import Any
+
+from function_service.engines.embedded import init, messages, seccomp, syscalls
+
+DATA_PORT = 8001
+EGRESS_PORT = 8002
+TMP_SIZE = 64 << 20  # bytes that /tmp holds unless the attachment says otherwise
+_SIOCSIFFLAGS, _IFF_UP_RUNNING = 0x8914, 0x41
+_NAMESPACES = (
+    syscalls.CLONE_NEWNS
+    | syscalls.CLONE_NEWCGROUP
+    | syscalls.CLONE_NEWUTS
+    | syscalls.CLONE_NEWIPC
+    | syscalls.CLONE_NEWNET
+)
+
+_filter: Any = None
+
+
+def preload() -> None:
+    """Do in the zygote, once, what every sandbox would do."""
+    global _filter  # noqa: PLW0603  made before the fork so that it is not made after it
+    _filter = seccomp.prepare()
+
+
+def run(order: dict[str, Any], descriptors: list[int], shim: Any, own_user: bool) -> None:
+    """Be one sandbox, from blank to its end. Called in the child that the zygote forked."""
+    control_fd, listener_fd, output_fd = descriptors
+    control = socket.socket(fileno=control_fd)
+    syscalls.die_with_parent(signal.SIGKILL)
+    messages.receive(control)  # the function service has put this process into its cgroup
+    data_listener = _isolate(output_fd)
+    booted = None
+    began = time.monotonic()
+    if order["kind"] == "exec":
+        booted = init.boot(order["boot"], listener_fd, lambda: _confine(order["uid"], own_user))
+    runtime = (time.monotonic() - began) * 1000
+    messages.send(control, {"blank": True, "runtime": runtime}, [data_listener.fileno()])
+    data_listener.close()
+    attachment, trees = messages.receive(control)
+    _attach(control, attachment, trees)
+    if order["kind"] == "exec":
+        init.run(control, listener_fd, attachment, booted, lambda: _confine(order["uid"], own_user))
+        return
+    _confine(order["uid"], own_user)
+    # So that the function can look into itself (/proc/self); nothing else of this user is in reach
+    syscalls.set_dumpable(True)
+    os.environ.clear()
+    os.environ.update(attachment["env"])
+    sys.path[:0] = ["/function", "/dependencies"]
+    listener = socket.socket(fileno=listener_fd)
+    try:
+        application = shim.load(attachment["handler"])
+    except shim.LoadError as error:
+        messages.send(control, {"error": str(error)[-32768:]})
+        raise SystemExit(1) from None
+    messages.send(control, {"ready": True})
+    control.close()
+    shim.serve(listener, application, attachment["concurrency"])
+
+
+def _isolate(output_fd: int) -> socket.socket:
+    """Leave every namespace of the zygote; return the listener of the data API."""
+    syscalls.unshare(_NAMESPACES)
+    os.setsid()
+    restricted = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
+    proc = syscalls.new_filesystem("proc", {"subset": "pid"}, restricted)
+    syscalls.unmount("/proc")
+    syscalls.move_mount(proc, "/proc")
+    os.close(proc)
+    syscalls.mount("tmpfs", "/tmp", "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, _tmp_options(TMP_SIZE))  # noqa: S108
+    socket.sethostname("function")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP_RUNNING))
+    listener = socket.create_server(("127.0.0.1", DATA_PORT), backlog=128)
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(output_fd, 1)
+    os.dup2(output_fd, 2)
+    os.close(output_fd)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, min(4096, _hard_limit())))
+    os.umask(0o022)
+    return listener
+
+
+def _hard_limit() -> int:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return 1 << 20 if hard == resource.RLIM_INFINITY else hard
+
+
+def _tmp_options(size: int) -> str:
+    return f"size={size},nr_inodes={max(1024, size // 4096)},mode=1777"
+
+
+def _attach(control: socket.socket, attachment: dict[str, Any], trees: list[int]) -> None:
+    """Mount the code, while this process still may."""
+    for target, tree in zip(attachment["mounts"], trees, strict=True):
+        syscalls.move_mount(tree, target)
+        os.close(tree)
+    if attachment["tmp"] != TMP_SIZE:
+        flags = syscalls.MS_REMOUNT | syscalls.MS_NOSUID | syscalls.MS_NODEV
+        syscalls.mount("tmpfs", "/tmp", None, flags, _tmp_options(attachment["tmp"]))  # noqa: S108
+    if attachment["egress"]:
+        with socket.create_server(("127.0.0.1", EGRESS_PORT), backlog=128) as listener:
+            messages.send(control, {"egress": True}, [listener.fileno()])
+    os.chdir(attachment["folder"])
+
+
+def _confine(uid: int, own_user: bool) -> None:
+    """Give up every privilege, for good. After this, code of the function may run."""
+    if own_user:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    syscalls.drop_capabilities()
+    syscalls.set_no_new_privileges()
+    syscalls.die_with_parent(signal.SIGKILL)  # changing the user has cleared it
+    seccomp.install(_filter)

@@ -1,0 +1,128 @@
+"""The zygote: a booted interpreter, already in the container root, that forks sandboxes on demand.
+
+One runs for each interpreter. It never runs code of a function. It is single-threaded, so that forking
+it is safe, and has all that a start needs in memory. Messages (see messages.py) from the function service:
+`{"fork": ID, "kind": "fork"|"exec", …}` with the descriptors control, listener, output. It answers
+`{"forked": ID, "pid": N}`, and tells of each end with `{"exited": ID, "status": N}` (wait status).
+
+Standard library only: it runs on the function's interpreter, under `-I -S`. Read sandbox.py next.
+"""
+
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+from function_service.engines.embedded import container, messages, sandbox, syscalls
+
+
+def main(channel_fd: int, plan: dict[str, Any]) -> None:
+    """Boot, say so, then serve forks until the function service is gone."""
+    syscalls.die_with_parent(signal.SIGKILL)
+    syscalls.set_name("zygote")
+    channel = socket.socket(fileno=channel_fd)
+    shim = None
+    if plan["shim"]:
+        # A copy of the shim is in the root; its path there is what tracebacks name
+        sys.path.insert(0, plan["shim"])
+        shim = importlib.import_module("pilotlight_shim")
+        sys.path.remove(plan["shim"])
+        shim.preload()
+    for path in list(sys.path):
+        if not path.startswith(sys.base_prefix):
+            sys.path.remove(path)
+    sandbox.preload()
+    container.enter(plan["container"])
+    syscalls.drop_bounding_set()
+    gc.collect()
+    gc.freeze()
+    messages.send(channel, {"booted": True})
+    _serve(channel, shim, plan["own_user"])
+
+
+def _serve(channel: socket.socket, shim: Any, own_user: bool) -> None:
+    own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    poll.register(wake_read, select.POLLIN)
+    children: dict[int, str] = {}
+    while True:
+        for descriptor, _ in poll.poll():
+            if descriptor == wake_read:
+                os.read(wake_read, 4096)
+                _reap(channel, children)
+                continue
+            try:
+                order, descriptors = messages.receive(channel)
+            except EOFError:
+                return
+            pid = _fork(own_pids)
+            if pid == 0:
+                _become(order, descriptors, shim, own_user, (channel, own_pids, wake_read, wake_write))
+            for received in descriptors:
+                os.close(received)
+            children[pid] = order["fork"]
+            messages.send(channel, {"forked": order["fork"], "pid": pid})
+
+
+def _fork(own_pids: int) -> int:
+    """Fork a child that is process 1 of a new pid namespace."""
+    syscalls.unshare(syscalls.CLONE_NEWPID)
+    try:
+        return os.fork()
+    finally:
+        # In the child this is harmless: it is in the new one already, and has no children yet
+        if os.getpid() != 1:
+            syscalls.setns(own_pids, syscalls.CLONE_NEWPID)
+
+
+def _become(
+    order: dict[str, Any], descriptors: list[int], shim: Any, own_user: bool, mine: tuple[Any, ...]
+) -> None:
+    """Turn the forked child into a sandbox; never returns."""
+    code = 70  # EX_SOFTWARE
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for descriptor in mine:
+            if isinstance(descriptor, int):
+                os.close(descriptor)
+            else:
+                descriptor.close()
+        sandbox.run(order, descriptors, shim, own_user)
+        code = 0
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else 0 if ending.code is None else 1
+        if isinstance(ending.code, str):
+            print(ending.code, file=sys.stderr)
+    except EOFError:
+        code = 0  # the function service closed the channel: this sandbox is not wanted any more
+    except BaseException:  # noqa: BLE001  the last frame of a process: the exit code and the trace are its report
+        traceback.print_exc()
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+def _reap(channel: socket.socket, children: dict[int, str]) -> None:
+    while children:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        messages.send(channel, {"exited": children.pop(pid), "status": status})

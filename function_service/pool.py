@@ -1,0 +1,110 @@
+"""Blank sandboxes that wait, by interpreter: the cached layers container and runtime.
+
+Taking one is immediate while there is one. Refilling goes on behind, and only while no start is under way,
+so that it never competes with somebody who waits.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+from function_service.contract import Stages
+from function_service.engines.base import Engine, Sandbox
+from pilotlight.problems import Problem
+from runtimes.declaration import Interpreter
+
+_log = logging.getLogger(__name__)
+_RETRY = 1.0  # seconds after a sandbox could not be made
+
+
+class Pool:
+    """The blank sandboxes. `sizes` says how many of each interpreter, by its name."""
+
+    def __init__(self, engine: Engine, interpreters: tuple[Interpreter, ...], sizes: dict[str, int]) -> None:
+        self._engine = engine
+        self._interpreters = {i.name: i for i in interpreters}
+        self._sizes = sizes
+        self._blank: dict[str, list[Sandbox]] = {name: [] for name in self._interpreters}
+        self._wanted: set[str] = set()
+        self._busy = 0
+        self._changed = asyncio.Event()
+        self._filler: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Pool({', '.join(f'{name}: {len(blank)}' for name, blank in self._blank.items())})"
+
+    async def start(self) -> None:
+        """Begin to fill."""
+        self._filler = asyncio.create_task(self._fill(), name="pool")
+
+    async def close(self) -> None:
+        """Stop filling, and destroy what waits."""
+        if self._filler is not None:
+            self._filler.cancel()
+            await asyncio.gather(self._filler, return_exceptions=True)
+        for blank in self._blank.values():
+            while blank:
+                await self._discard(blank.pop())
+
+    def want(self, names: set[str]) -> None:
+        """Keep sandboxes ready for these interpreters, and for no others."""
+        self._wanted = names & self._interpreters.keys()
+        self._changed.set()
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """While within, somebody waits for a start, and the pool is not refilled."""
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            self._changed.set()
+
+    async def take(self, name: str) -> tuple[Sandbox, Stages]:
+        """Return a blank sandbox, and how long the caller had to wait for its making.
+
+        Raises Problem `no-capacity`, or `init-failed` for an interpreter that this machine lacks.
+        """
+        interpreter = self._interpreters.get(name)
+        if interpreter is None:
+            raise Problem(
+                "init-failed", f"This machine has no {name}; it has {', '.join(self._interpreters)}."
+            )
+        blank = self._blank[name]
+        while blank:
+            sandbox = blank.pop()
+            self._changed.set()
+            if not sandbox.ended.done():
+                return sandbox, Stages()
+            await self._discard(sandbox)
+        made = await self._engine.make(interpreter)
+        return made, made.stages
+
+    async def _discard(self, sandbox: Sandbox) -> None:
+        os.close(sandbox.output)
+        await self._engine.destroy(sandbox)
+
+    def _lacking(self) -> str | None:
+        """Return the interpreter that most lacks a sandbox."""
+        lacks = {name: self._sizes.get(name, 0) - len(self._blank[name]) for name in self._wanted}
+        name = max(lacks, key=lambda n: lacks[n], default=None)
+        return name if name is not None and lacks[name] > 0 else None
+
+    async def _fill(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            for name, blank in self._blank.items():
+                while blank and name not in self._wanted:
+                    await self._discard(blank.pop())
+            while not self._busy and (lacking := self._lacking()) is not None:
+                try:
+                    self._blank[lacking].append(await self._engine.make(self._interpreters[lacking]))
+                except Problem as problem:
+                    _log.warning("The pool can't be filled: %s", problem.detail)
+                    await asyncio.sleep(_RETRY)
+                    self._changed.set()
+                    break

@@ -1,0 +1,244 @@
+"""The registry: apps, functions, revisions, keys and secrets, durable in the store, mirrored in memory.
+
+Everything is read from memory; each change is written to the store first, in one transaction.
+"""
+
+import hashlib
+import secrets
+import time
+
+import msgspec
+from msgspec import Struct
+
+from function_service.contract import Key, Revision
+from pilotlight.ids import new_id
+from pilotlight.problems import Problem
+from pilotlight.store import Store, Write
+
+_APPS, _REVISIONS, _KEYS, _SECRETS = (
+    "registry/apps",
+    "registry/revisions",
+    "registry/keys",
+    "registry/secrets",
+)
+KEPT_REVISIONS = 10  # of each function
+_PAGE = 1000
+
+
+class AppRecord(Struct, frozen=True, kw_only=True):
+    """An app as it is stored. `live` and the values of `prepared` map function names to revision ids."""
+
+    name: str
+    commit: str
+    live: dict[str, str]
+    prepared: dict[str, dict[str, str]]  # by commit
+    updated: float
+
+
+class Registry:
+    """What is deployed, and who may use it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.apps: dict[str, AppRecord] = {}
+        self.revisions: dict[str, dict[str, Revision]] = {}  # function → id → revision
+        self.keys: dict[str, Key] = {}
+        self.secrets: dict[str, str] = {}
+
+    async def load(self) -> None:
+        """Read everything into memory."""
+        for value in await self._all(_APPS):
+            record = msgspec.json.decode(value, type=AppRecord)
+            self.apps[record.name] = record
+        for value in await self._all(_REVISIONS):
+            revision = msgspec.json.decode(value, type=Revision)
+            self.revisions.setdefault(revision.config.name, {})[revision.id] = revision
+        for value in await self._all(_KEYS):
+            key = msgspec.json.decode(value, type=Key)
+            self.keys[key.id] = key
+        for value in await self._all(_SECRETS):
+            name, text = msgspec.json.decode(value, type=tuple[str, str])
+            self.secrets[name] = text
+
+    async def _all(self, space: str) -> list[bytes]:
+        values: list[bytes] = []
+        after = ""
+        while page := await self._store.scan(space, after=after, limit=_PAGE):
+            values += [entry.value for entry in page]
+            after = page[-1].key
+        return values
+
+    # Functions
+
+    def owner(self, function: str) -> AppRecord | None:
+        """Return the app in which a function of that name is live."""
+        return next((app for app in self.apps.values() if function in app.live), None)
+
+    def live(self, function: str) -> Revision:
+        """Return the live revision. Raises Problem `unknown-function`."""
+        app = self.owner(function)
+        if app is None:
+            raise Problem(
+                "unknown-function",
+                f"There is no function {function!r}. `pilotlight list` shows those that there are.",
+            )
+        return self.revisions[function][app.live[function]]
+
+    def all_live(self) -> list[Revision]:
+        """Return the live revision of every function."""
+        return [self.revisions[name][id_] for app in self.apps.values() for name, id_ in app.live.items()]
+
+    def claim(self, app: str, functions: list[str]) -> None:
+        """Raise Problem `conflict` where another app has one of the names."""
+        for name in functions:
+            owner = self.owner(name)
+            if owner is not None and owner.name != app:
+                raise Problem(
+                    "conflict",
+                    f"The function {name!r} belongs to the app {owner.name!r} already, and names are unique "
+                    "on a platform. Give this one another name.",
+                )
+
+    async def prepare(self, app: str, commit: str, revisions: list[Revision]) -> None:
+        """Store revisions that `activate` will make live."""
+        self.claim(app, [r.config.name for r in revisions])
+        record = self.apps.get(app) or AppRecord(
+            name=app, commit="", live={}, prepared={}, updated=time.time()
+        )
+        prepared = {commit: {r.config.name: r.id for r in revisions}}
+        record = msgspec.structs.replace(record, prepared=prepared)
+        known = [r for r in revisions if r.id not in self.revisions.get(r.config.name, {})]
+        await self._store.write([_app(record), *(_revision(r) for r in known)])
+        self.apps[app] = record
+        for revision in known:
+            self.revisions.setdefault(revision.config.name, {})[revision.id] = revision
+
+    async def activate(self, app: str, commit: str) -> bool:
+        """Make what was prepared live; False when it is live already. Raises Problem `not-found`."""
+        record = self.apps.get(app)
+        if record is None or commit not in record.prepared:
+            if record is not None and record.commit == commit:
+                return False
+            raise Problem("not-found", f"Nothing was prepared for commit {commit} of {app!r}. Push it again.")
+        live = record.prepared[commit]
+        self.claim(app, list(live))
+        record = AppRecord(name=app, commit=commit, live=live, prepared={}, updated=time.time())
+        await self._save(record)
+        return True
+
+    async def rollback(self, function: str, revision: str | None) -> Revision:
+        """Make a former revision live. Raises Problem `not-found`, `unknown-function`."""
+        present = self.live(function)
+        known = sorted(self.revisions[function].values(), key=lambda r: r.created, reverse=True)
+        if revision is None:
+            wanted = next((r for r in known if r.created < present.created), None)
+            if wanted is None:
+                raise Problem("not-found", f"{function!r} has no revision before {present.id}.")
+        else:
+            fitting = [r for r in known if r.id == revision]
+            if not fitting:
+                raise Problem(
+                    "not-found",
+                    f"{function!r} has no revision {revision!r}. It has {', '.join(r.id for r in known)}.",
+                )
+            wanted = fitting[0]
+        record = self.owner(function)
+        if record is None:
+            raise Problem("unknown-function", f"{function!r} was deleted meanwhile.")
+        live = {**record.live, function: wanted.id}
+        await self._save(msgspec.structs.replace(record, live=live, updated=time.time()))
+        return wanted
+
+    async def delete(self, function: str) -> bool:
+        """Delete a function; return whether its app is gone with it. Raises Problem `unknown-function`."""
+        self.live(function)
+        record = self.owner(function)
+        if record is None:
+            return False
+        live = {name: id_ for name, id_ in record.live.items() if name != function}
+        gone = [
+            Write(space=_REVISIONS, key=f"{function}/{id_}", value=None) for id_ in self.revisions[function]
+        ]
+        if live:
+            record = msgspec.structs.replace(record, live=live, updated=time.time())
+            await self._store.write([_app(record), *gone])
+            self.apps[record.name] = record
+        else:
+            await self._store.write([Write(space=_APPS, key=record.name, value=None), *gone])
+            del self.apps[record.name]
+        del self.revisions[function]
+        return not live
+
+    async def _save(self, record: AppRecord) -> None:
+        """Store an app, and let go of revisions that are too old and those of functions that it lost."""
+        gone: list[Revision] = []
+        before = self.apps.get(record.name)
+        for name in {*record.live, *(before.live if before else ())}:
+            known = sorted(self.revisions.get(name, {}).values(), key=lambda r: r.created, reverse=True)
+            if name in record.live:
+                gone += [r for r in known[KEPT_REVISIONS:] if r.id != record.live[name]]
+            else:
+                gone += known
+        removals = [Write(space=_REVISIONS, key=f"{r.config.name}/{r.id}", value=None) for r in gone]
+        await self._store.write([_app(record), *removals])
+        self.apps[record.name] = record
+        for revision in gone:
+            of_function = self.revisions[revision.config.name]
+            del of_function[revision.id]
+            if not of_function:
+                del self.revisions[revision.config.name]
+
+    def layers_in_use(self) -> set[str]:
+        """Return the digests that some kept revision is made of."""
+        digests: set[str] = set()
+        for of_function in self.revisions.values():
+            for revision in of_function.values():
+                digests |= {revision.code, revision.dependencies or revision.code}
+        return digests
+
+    # Keys and secrets
+
+    async def create_key(self, name: str) -> tuple[Key, str]:
+        """Make a key; the second value is the key itself."""
+        text = "pl_" + secrets.token_urlsafe(32)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        key = Key(id=new_id(), name=name, sha256=digest, created=time.time())
+        await self._store.write([Write(space=_KEYS, key=key.id, value=msgspec.json.encode(key))])
+        self.keys[key.id] = key
+        return key, text
+
+    async def delete_key(self, key: str) -> None:
+        """Withdraw a key."""
+        if key not in self.keys:
+            raise Problem("not-found", f"There is no key with the id {key!r}.")
+        if len(self.keys) == 1:
+            raise Problem("conflict", "This is the last key; without it nobody could make another one.")
+        await self._store.write([Write(space=_KEYS, key=key, value=None)])
+        del self.keys[key]
+
+    async def put_secret(self, name: str, value: str) -> None:
+        """Set a secret."""
+        entry = msgspec.json.encode((name, value))
+        await self._store.write([Write(space=_SECRETS, key=name, value=entry)])
+        self.secrets[name] = value
+
+    async def delete_secret(self, name: str) -> None:
+        """Delete a secret that no live function names."""
+        if name not in self.secrets:
+            raise Problem("not-found", f"There is no secret {name!r}.")
+        users = [r.config.name for r in self.all_live() if name in r.config.secrets]
+        if users:
+            raise Problem(
+                "conflict", f"The secret {name!r} is named by {', '.join(users)}. Change these first."
+            )
+        await self._store.write([Write(space=_SECRETS, key=name, value=None)])
+        del self.secrets[name]
+
+
+def _app(record: AppRecord) -> Write:
+    return Write(space=_APPS, key=record.name, value=msgspec.json.encode(record))
+
+
+def _revision(revision: Revision) -> Write:
+    key = f"{revision.config.name}/{revision.id}"
+    return Write(space=_REVISIONS, key=key, value=msgspec.json.encode(revision))

@@ -1,0 +1,94 @@
+"""The function service as a process: wires its parts, and serves its doors on one socket."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import runtimes.declaration
+from function_service.contract import Builds, Control, Invocations, Vault
+from function_service.engines.embedded import namespaces
+from function_service.engines.embedded.engine import EmbeddedEngine
+from function_service.engines.embedded.namespaces import Users
+from function_service.fleet import Fleet
+from function_service.layers.store import LayerStore
+from function_service.logs import LogBook
+from function_service.metrics import Metrics
+from function_service.pool import Pool
+from function_service.registry import Registry
+from function_service.service import BuildsDoor, ControlDoor, InvocationsDoor, VaultDoor
+from pilotlight.datafolder import DataFolder
+from pilotlight.rpc import Server
+from pilotlight.settings import Settings
+from pilotlight.store_sqlite import SqliteStore
+
+_FORKED, _BOOTED, _BARE = 4, 1, 2  # blank sandboxes that wait, by kind of runtime
+
+
+async def serve(
+    settings: Settings,  # noqa: ARG001  all services are started alike
+    data: DataFolder,
+    *,
+    stopping: asyncio.Event,
+    ready: Callable[[], None],
+) -> None:
+    """Serve until `stopping` is set. Called while this process has one thread (see namespaces.enter)."""
+    users = namespaces.enter()
+    async with running(data, users):
+        ready()
+        await stopping.wait()
+
+
+@contextlib.asynccontextmanager
+async def running(data: DataFolder, users: Users) -> AsyncIterator[None]:
+    """Run the service: started in the order of dependency, stopped in the reverse one."""
+    known = runtimes.declaration.load_all()
+    interpreters = tuple(i for runtime in known.values() for i in runtime.find())
+    async with contextlib.AsyncExitStack() as stack:
+        store = await SqliteStore.open(data.registry)
+        stack.push_async_callback(store.close)
+        registry = Registry(store)
+        await registry.load()
+        await _first_key(registry, data)
+        layers = LayerStore(data.layers)
+        layers.start()
+        logs = LogBook(data.logs)
+        engine = EmbeddedEngine(data, layers, users, interpreters)
+        stack.push_async_callback(engine.close)
+        await engine.start()
+        sizes = {i.name: _size(known[i.runtime], i) for i in interpreters}
+        pool = Pool(engine, interpreters, sizes)
+        stack.push_async_callback(pool.close)
+        await pool.start()
+        fleet = Fleet(engine, pool, registry, layers, logs)
+        stack.push_async_callback(fleet.close)
+        metrics = Metrics()
+        invocations = InvocationsDoor(registry, fleet, metrics)
+        server = Server(
+            data.socket("function-service"),
+            {
+                Invocations: invocations,
+                Control: ControlDoor(registry, fleet, logs, layers, engine, invocations, metrics),
+                Vault: VaultDoor(registry, invocations),
+                Builds: BuildsDoor(registry, fleet, layers, engine, interpreters, data.builds, invocations),
+            },
+        )
+        stack.push_async_callback(server.close)
+        fleet.routes_changed()
+        await fleet.start_scaler()
+        await server.start()
+        yield
+
+
+def _size(runtime: runtimes.declaration.Runtime, interpreter: runtimes.declaration.Interpreter) -> int:
+    if runtime.forkable:
+        return _FORKED
+    return _BARE if runtime.boot(interpreter) is None else _BOOTED
+
+
+async def _first_key(registry: Registry, data: DataFolder) -> None:
+    """Make the first key, and write it where only its owner can read it."""
+    if registry.keys and data.admin_key.exists():
+        return
+    _, text = await registry.create_key("admin")
+    data.admin_key.touch(mode=0o600)
+    data.admin_key.write_text(text + "\n")

@@ -1,0 +1,361 @@
+"""The function service behind its doors: `Invocations`, `Control`, `Vault` and `Builds` of contract.py.
+
+Each class here is one door. They share the registry, the fleet, the layers and the logs.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from function_service.contract import (
+    App,
+    Exit,
+    FunctionStatus,
+    Guarantee,
+    InstanceStatus,
+    Job,
+    Key,
+    Layer,
+    Lease,
+    LogLine,
+    Output,
+    Revision,
+    Route,
+    RouteTable,
+    Usage,
+)
+from function_service.engines.base import Engine
+from function_service.fleet import Event, Fleet
+from function_service.instance import State, explain
+from function_service.layers.store import LayerStore
+from function_service.logs import LogBook
+from function_service.metrics import Metrics
+from function_service.registry import Registry
+from pilotlight import rpc
+from pilotlight.problems import Problem
+from runtimes.declaration import Interpreter
+
+_BREATH = 1.0  # seconds that a process which broke off a call has to end by itself
+_LAST_WORDS = 0.5  # seconds to read what it printed
+_MAX_TAIL = 10_000
+
+
+class InvocationsDoor:
+    """Implements contract.Invocations."""
+
+    def __init__(self, registry: Registry, fleet: Fleet, metrics: Metrics) -> None:
+        self._registry = registry
+        self._fleet = fleet
+        self._metrics = metrics
+
+    def table(self) -> RouteTable:
+        """Return the routes and keys as they are now."""
+        routes = {}
+        for revision in self._registry.all_live():
+            config = revision.config
+            routes[config.name] = Route(
+                function=config.name,
+                app=revision.app,
+                revision=revision.id,
+                access=config.access,
+                timeout=config.timeout,
+                concurrency=config.concurrency,
+                max_instances=config.max_instances,
+            )
+        return RouteTable(routes, {key.sha256: key.id for key in self._registry.keys.values()})
+
+    def publish(self) -> None:
+        """Make what the registry says known to the gateways, in one step, and drain what is live no more."""
+        self._fleet.broadcast(self.table())
+        self._fleet.routes_changed()
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Yield what happens (see contract)."""
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        self._fleet.listen(rpc.peer.get(), events.put_nowait)
+        yield self.table()
+        while True:
+            yield await events.get()
+
+    async def acquire(self, function: str, wait: float) -> Lease:
+        """Lease an instance (see contract)."""
+        return await self._fleet.acquire(function, rpc.peer.get(), wait)
+
+    async def release(self, lease: str) -> None:
+        """Take a lease back (see contract)."""
+        await self._fleet.release(lease)
+
+    async def stop(self, lease: str, reason: str) -> None:
+        """Kill the instance of a lease (see contract)."""
+        instance = self._fleet.held(lease)
+        if instance is not None:
+            await self._fleet.end(instance, reason)
+
+    async def diagnose(self, lease: str) -> tuple[str, str, list[str]]:
+        """Tell why an instance broke off a call (see contract)."""
+        instance = self._fleet.held(lease)
+        if instance is None:
+            return "crashed", "The instance had ended before.", []
+        ended = instance.sandbox.ended
+        await asyncio.wait([asyncio.shield(ended)], timeout=_BREATH)
+        if not ended.done():
+            await self._fleet.end(instance, "it broke off a call")
+            lines = await instance.last_words(_LAST_WORDS)
+            return "crashed", "The function broke off the connection without a whole answer.", lines
+        reason = instance.reason
+        stopped = instance.state is State.ENDED and reason not in ("", "it ended by itself")
+        await self._fleet.end(instance, reason or "it ended by itself")
+        lines = await instance.last_words(_LAST_WORDS)
+        if stopped:
+            return "crashed", f"The instance was stopped: {reason}.", lines
+        kind, detail = explain(ended.result(), instance.revision.config.memory)
+        return kind, detail, lines
+
+    async def report(self, calls: list[Usage]) -> None:
+        """Take calls into account (see contract)."""
+        for call in calls:
+            self._fleet.record(call.function, call.instance, call.started, call.duration)
+            self._metrics.call(call)
+
+
+class ControlDoor:
+    """Implements contract.Control."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        fleet: Fleet,
+        logs: LogBook,
+        layers: LayerStore,
+        engine: Engine,
+        invocations: InvocationsDoor,
+        metrics: Metrics,
+    ) -> None:
+        self._registry = registry
+        self._fleet = fleet
+        self._logs = logs
+        self._layers = layers
+        self._engine = engine
+        self._invocations = invocations
+        self._metrics = metrics
+
+    async def apps(self) -> list[App]:
+        """List the apps."""
+        return [
+            App(name=a.name, commit=a.commit, functions=sorted(a.live), updated=a.updated)
+            for a in sorted(self._registry.apps.values(), key=lambda a: a.name)
+            if a.live
+        ]
+
+    async def functions(self) -> list[FunctionStatus]:
+        """List the functions."""
+        return [self._status(r) for r in sorted(self._registry.all_live(), key=lambda r: r.config.name)]
+
+    def _status(self, revision: Revision) -> FunctionStatus:
+        name = revision.config.name
+        return FunctionStatus(
+            name=name,
+            app=revision.app,
+            revision=revision.id,
+            commit=revision.commit,
+            updated=self._registry.apps[revision.app].updated,
+            config=revision.config,
+            instances=len(self._fleet.of(name)),
+            calls=self._metrics.calls_of(name),
+        )
+
+    async def delete_function(self, function: str) -> bool:
+        """Delete a function (see contract)."""
+        app_gone = await self._registry.delete(function)
+        self._invocations.publish()
+        await self._fleet.to_zero(function)
+        self._logs.delete(function)
+        self._metrics.forget(function)
+        await asyncio.to_thread(collect_garbage, self._registry, self._layers)
+        return app_gone
+
+    async def instances(self, function: str | None) -> list[InstanceStatus]:
+        """List instances."""
+        if function is not None:
+            self._registry.live(function)
+        chosen = self._fleet.all() if function is None else self._fleet.of(function)
+        return [
+            InstanceStatus(
+                id=i.id,
+                function=i.function,
+                revision=i.revision.id,
+                state=str(i.state),
+                created=i.created,
+                last_used=i.last_used,
+                memory=use.memory,
+                cpu_seconds=use.cpu_seconds,
+                processes=use.processes,
+                stages=i.stages,
+            )
+            for i in chosen
+            if i.state is not State.ENDED
+            for use in [self._engine.use(i.sandbox)]
+        ]
+
+    async def scale_to_zero(self, function: str) -> int:
+        """End all instances of a function."""
+        self._registry.live(function)
+        return await self._fleet.to_zero(function)
+
+    async def revisions(self, function: str) -> list[Revision]:
+        """List revisions, newest first."""
+        self._registry.live(function)
+        return sorted(self._registry.revisions[function].values(), key=lambda r: r.created, reverse=True)
+
+    async def rollback(self, function: str, revision: str | None) -> Revision:
+        """Make a former revision live."""
+        wanted = await self._registry.rollback(function, revision)
+        self._invocations.publish()
+        return wanted
+
+    async def logs(self, function: str, tail: int, follow: bool) -> AsyncGenerator[LogLine, None]:
+        """Yield log lines."""
+        self._registry.live(function)
+        lines = self._logs.read(function, min(max(tail, 0), _MAX_TAIL), follow=follow)
+        async with contextlib.aclosing(lines):
+            async for line in lines:
+                yield line
+
+    async def layers(self) -> list[Layer]:
+        """List the layers."""
+        return await asyncio.to_thread(self._layers.all)
+
+    async def metrics(self) -> str:
+        """Return the metrics."""
+        return self._metrics.text(self._fleet)
+
+    async def guarantees(self) -> list[Guarantee]:
+        """List the guarantees."""
+        return self._engine.guarantees()
+
+
+class VaultDoor:
+    """Implements contract.Vault."""
+
+    def __init__(self, registry: Registry, invocations: InvocationsDoor) -> None:
+        self._registry = registry
+        self._invocations = invocations
+
+    async def keys(self) -> list[Key]:
+        """List the keys."""
+        return sorted(self._registry.keys.values(), key=lambda key: key.id)
+
+    async def create_key(self, name: str) -> tuple[Key, str]:
+        """Make a key."""
+        made = await self._registry.create_key(name)
+        self._invocations.publish()
+        return made
+
+    async def delete_key(self, key: str) -> None:
+        """Withdraw a key."""
+        await self._registry.delete_key(key)
+        self._invocations.publish()
+
+    async def secrets(self) -> list[str]:
+        """List the names of secrets."""
+        return sorted(self._registry.secrets)
+
+    async def put_secret(self, name: str, value: str) -> None:
+        """Set a secret."""
+        await self._registry.put_secret(name, value)
+
+    async def delete_secret(self, name: str) -> None:
+        """Delete a secret."""
+        await self._registry.delete_secret(name)
+
+
+class BuildsDoor:
+    """Implements contract.Builds."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        fleet: Fleet,
+        layers: LayerStore,
+        engine: Engine,
+        interpreters: tuple[Interpreter, ...],
+        builds: Path,
+        invocations: InvocationsDoor,
+    ) -> None:
+        self._registry = registry
+        self._fleet = fleet
+        self._layers = layers
+        self._engine = engine
+        self._interpreters = interpreters
+        self._builds = builds
+        self._invocations = invocations
+
+    async def runtimes(self) -> list[str]:
+        """List the runtimes of this machine."""
+        return [i.name for i in self._interpreters]
+
+    async def claim(self, app: str, functions: list[str]) -> None:
+        """Check that names are free."""
+        self._registry.claim(app, functions)
+
+    async def current(self, app: str) -> list[Revision]:
+        """Return the live revisions of an app."""
+        record = self._registry.apps.get(app)
+        return [self._registry.revisions[name][id_] for name, id_ in record.live.items()] if record else []
+
+    async def commit(self, app: str) -> str | None:
+        """Return the live commit of an app."""
+        record = self._registry.apps.get(app)
+        return record.commit if record and record.commit else None
+
+    def _below_builds(self, folder: str) -> Path:
+        path = Path(folder)
+        if not path.is_absolute() or path.resolve() != path or self._builds not in path.parents:
+            raise Problem("invalid-request", f"{folder} is not a folder of a build.")
+        return path
+
+    async def run(self, job: Job) -> AsyncGenerator[Output | Exit, None]:
+        """Run a job."""
+        for mount in job.mounts:
+            if mount.writable:
+                self._below_builds(mount.source)
+        async with contextlib.aclosing(self._engine.run(job)) as items:
+            async for item in items:
+                yield item
+
+    async def has_layer(self, digest: str) -> bool:
+        """Tell whether a layer is there."""
+        return self._layers.has(digest)
+
+    async def seal_layer(self, digest: str, folder: str, description: str) -> None:
+        """Move a built folder into the store."""
+        path = self._below_builds(folder)
+        await asyncio.to_thread(self._layers.seal, digest, path, "code", description)
+
+    async def verify(self, revision: Revision) -> None:
+        """Start a revision once, and end it."""
+        instance = await self._fleet.start(revision, revision.config.timeout)
+        await self._fleet.end(instance, "it was started to see whether it starts")
+
+    async def prepare(self, app: str, commit: str, revisions: list[Revision]) -> None:
+        """Store revisions that `activate` will make live."""
+        await self._registry.prepare(app, commit, revisions)
+
+    async def activate(self, app: str, commit: str) -> None:
+        """Make prepared revisions live."""
+        if await self._registry.activate(app, commit):
+            self._invocations.publish()
+            await asyncio.to_thread(collect_garbage, self._registry, self._layers)
+
+
+def collect_garbage(registry: Registry, layers: LayerStore, spare: float = 3600.0) -> None:
+    """Remove code layers that no kept revision is made of, and that are older than `spare` seconds.
+
+    Younger ones may belong to a push that is under way.
+    """
+    used = registry.layers_in_use()
+    for layer in layers.all():
+        if layer.kind == "code" and layer.digest not in used and time.time() - layer.created > spare:
+            layers.remove(layer.digest)
