@@ -80,20 +80,31 @@ async def run(
         limit=_HEAD,
         start_new_session=True,
     )
+    response = web.StreamResponse()
     helpers = [
         asyncio.create_task(_feed(process, request), name="request body to git"),
         asyncio.create_task(_log_errors(process), name="errors of git"),
     ]
     try:
         async with asyncio.timeout(limits.push):
-            response = await _answer(process, request)
+            await _answer(process, request, response)
             await process.wait()
     except TimeoutError:
+        _break_off(request, response)
         raise Problem("timeout", f"git took longer than {limits.push:.0f} s and was stopped.") from None
+    except Exception:
+        _break_off(request, response)
+        raise
     finally:
         # shielded: the request may be cancelled again while its processes come to their end
         await asyncio.shield(_end(process, helpers))
     return response
+
+
+def _break_off(request: web.Request, response: web.StreamResponse) -> None:
+    """End the connection if an answer was begun, so that nobody takes it for the whole."""
+    if response.prepared and request.transport is not None:
+        request.transport.abort()
 
 
 async def _feed(process: Process, request: web.Request) -> None:
@@ -114,13 +125,12 @@ async def _feed(process: Process, request: web.Request) -> None:
         process.stdin.close()
 
 
-async def _answer(process: Process, request: web.Request) -> web.StreamResponse:
+async def _answer(process: Process, request: web.Request, response: web.StreamResponse) -> None:
     assert process.stdout is not None  # noqa: S101  for mypy: it is a pipe
     try:
         head = await process.stdout.readuntil(b"\r\n\r\n")
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
         raise Problem("internal", "git gave no answer. Its error stands in the log of Pilotlight.") from error
-    response = web.StreamResponse()
     for line in head.decode("latin-1").split("\r\n"):
         name, _, value = line.partition(":")
         if name.title() == "Status":
@@ -131,7 +141,6 @@ async def _answer(process: Process, request: web.Request) -> web.StreamResponse:
     while piece := await process.stdout.read(_PIECE):
         await response.write(piece)
     # the end is written when the handler has returned: whoever sees it sees a push that is over
-    return response
 
 
 async def _log_errors(process: Process) -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from builder.cgi import Running, run
@@ -118,6 +119,11 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         problem = Problem("not-found", f"There is nothing at {request.path}. A git remote is /git/APP.git.")
     except Problem as refusal:
         problem = refusal
+    except ConnectionError:
+        raise  # the client is gone; aiohttp ends the connection
+    except Exception as error:  # noqa: BLE001  the boundary: a fault must reach the log and the client
+        _log.exception("%s %s failed", request.method, request.path)
+        problem = Problem("internal", f"The builder failed: {type(error).__name__}: {error}")
     if problem.status >= 500:
         _log.error("%s %s: %s", request.method, request.path, problem.detail)
     return answer(problem, from_git=request.headers.get("User-Agent", "").startswith("git/"))
@@ -127,8 +133,6 @@ def answer(problem: Problem, *, from_git: bool) -> web.Response:
     """Return a refusal as a problem document; as plain text for git, which shows its user only that."""
     headers = problem.headers()
     if from_git:
-        del headers["Content-Type"]
-        return web.Response(status=problem.status, text=problem.detail + "\n", headers=headers)
-    return web.json_response(
-        problem.document(), status=problem.status, headers=headers, content_type="application/problem+json"
-    )
+        headers["Content-Type"] = "text/plain; charset=utf-8"
+        return web.Response(status=problem.status, body=problem.detail.encode() + b"\n", headers=headers)
+    return web.Response(status=problem.status, body=msgspec.json.encode(problem.document()), headers=headers)

@@ -1,6 +1,7 @@
 """A runtime, a function service and a pusher for the builder's tests: real git, real processes, no sandbox."""
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401  not found any more once another user may not read it
 import contextlib
 import os
 import re
@@ -87,6 +88,7 @@ class FakeBuilds:
         self.live: dict[str, tuple[str, list[Revision]]] = {}
         self.activations = 0
         self.refuse_activation: Problem | None = None
+        self.hold: tuple[asyncio.Event, asyncio.Event] | None = None  # set when activating; then waited for
 
     async def runtimes(self) -> list[str]:
         return ["toy1.0"]
@@ -150,6 +152,9 @@ class FakeBuilds:
         self.prepared[app, commit] = revisions
 
     async def activate(self, app: str, commit: str) -> None:
+        if self.hold is not None:
+            self.hold[0].set()
+            await self.hold[1].wait()
         if self.refuse_activation is not None:
             raise self.refuse_activation
         if app in self.live and self.live[app][0] == commit:
