@@ -204,15 +204,17 @@ class EmbeddedEngine:
             control.send({})
             async with asyncio.timeout(_BLANK_DEADLINE):
                 message, received = await control.receive()
-        except (OSError, EOFError, TimeoutError, Problem) as error:
-            printed = os.read(output, 4096).decode(errors="replace") if _has_data(output) else ""
+        except BaseException as error:
+            printed = _printed(output)
             if pidfd >= 0:
                 kill(pidfd)
                 os.close(pidfd)
             os.close(output)
-            control.close()
+            control.close()  # a child that was forked meanwhile ends by that
             path.unlink(missing_ok=True)
-            await _remove(group)
+            await asyncio.shield(asyncio.ensure_future(_remove(group)))
+            if not isinstance(error, (OSError, EOFError, TimeoutError, Problem)):
+                raise
             raise Problem(
                 "no-capacity",
                 f"No sandbox could be made: {error or type(error).__name__}. {printed}",
@@ -371,10 +373,13 @@ def _resolve(ended: asyncio.Future[End], group: cgroup.Group, status: int | None
         ended.set_result(End(os.WEXITSTATUS(status), None, killed, group.memory_peak()))
 
 
-def _has_data(descriptor: int) -> bool:
-    import select
-
-    return bool(select.select([descriptor], [], [], 0)[0])
+def _printed(output: int) -> str:
+    """Return what can be read at once."""
+    os.set_blocking(output, False)
+    try:
+        return os.read(output, 4096).decode(errors="replace")
+    except BlockingIOError:
+        return ""
 
 
 async def _remove(group: cgroup.Group) -> None:
