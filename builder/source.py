@@ -168,7 +168,8 @@ def _judge(entries: list[Entry], limits: Limits) -> None:
         "is neither a file nor a symbolic link. Leave it out",
     )
     _refuse(
-        [entry.path for entry in entries if not _is_path(entry.path, limits)], "is not a name that is safe"
+        [entry.path for entry in entries if not _is_path(entry.path, limits)],
+        "has a name that is not safe ('.git' or '..' in it, too long, or hidden characters). Rename it",
     )
     _refuse(
         [entry.path for entry in entries if entry.mode == "120000" and entry.size > _MAX_LINK],
