@@ -24,7 +24,7 @@ from function_service.engines.embedded import cgroup, container, guarantees, job
 from function_service.engines.embedded.channel import Channel
 from function_service.engines.embedded.grants import Grants
 from function_service.engines.embedded.namespaces import Users
-from function_service.engines.embedded.nursery import Zygote, kill, listening_socket
+from function_service.engines.embedded.nursery import Zygote, kill, listening_socket, pid_of
 from function_service.layers.store import LayerStore
 from pilotlight.datafolder import DataFolder
 from pilotlight.ids import short_id
@@ -198,9 +198,8 @@ class EmbeddedEngine:
             with contextlib.closing(theirs), contextlib.closing(listening_socket(path)) as listener:
                 order = {"fork": name, "kind": kind, "uid": uid, "boot": boot}
                 descriptors = [theirs.fileno(), listener.fileno(), output_write]
-                pid = await zygote.fork(order, descriptors, lambda status: _resolve(ended, group, status))
-            pidfd = os.pidfd_open(pid)
-            group.add(pid)
+                pidfd = await zygote.fork(order, descriptors, lambda status: _resolve(ended, group, status))
+            group.add(pid_of(pidfd))
             control.send({})
             async with asyncio.timeout(_BLANK_DEADLINE):
                 message, received = await control.receive()

@@ -40,6 +40,7 @@ def enter() -> Users:
             syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
             return Users(_SANDBOX_USERS, 1 << 20)
     users = _enter_user_namespace()
+    syscalls.keep_capabilities_over_exec()  # the zygotes need them
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     return users
 

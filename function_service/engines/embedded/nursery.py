@@ -22,6 +22,7 @@ from runtimes.declaration import Interpreter
 _log = logging.getLogger(__name__)
 _BOOT_DEADLINE = 30.0  # seconds
 _FORK_DEADLINE = 10.0  # seconds
+_END_DEADLINE = 2.0  # seconds
 
 _COMMAND = (
     "import sys, json; sys.path.insert(0, sys.argv[1]); "
@@ -39,7 +40,7 @@ class Zygote:
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._forking: dict[str, asyncio.Future[int]] = {}
+        self._forking: dict[str, asyncio.Future[int]] = {}  # the results are pidfds
         self._ended: dict[str, Callable[[int | None], None]] = {}
 
     async def boot(self, plan: dict[str, Any]) -> None:
@@ -78,11 +79,14 @@ class Zygote:
     async def _read(self, channel: Channel) -> None:
         with contextlib.suppress(EOFError):
             while True:
-                message, _ = await channel.receive()
+                message, descriptors = await channel.receive()
                 if "forked" in message:
                     waiting = self._forking.pop(message["forked"])
-                    if not waiting.done():
-                        waiting.set_result(message["pid"])
+                    if waiting.done():
+                        kill(descriptors[0])  # nobody waits for it any more
+                        os.close(descriptors[0])
+                    else:
+                        waiting.set_result(descriptors[0])
                 else:
                     self._ended.pop(message["exited"])(message["status"])
         _log.warning("The zygote of %s has ended", self.interpreter.name)
@@ -90,7 +94,7 @@ class Zygote:
             if not waiting.done():
                 waiting.set_exception(Problem("no-capacity", "The zygote ended; try again.", retry_after=1))
         self._forking.clear()
-        # The kernel kills its children with it (PR_SET_PDEATHSIG)
+        # The kernel has killed its children with it, as it was process 1 of their namespace
         for ended in self._ended.values():
             ended(None)
         self._ended.clear()
@@ -98,7 +102,7 @@ class Zygote:
     async def fork(
         self, order: dict[str, Any], descriptors: list[int], ended: Callable[[int | None], None]
     ) -> int:
-        """Fork one sandbox and return its process id; `ended` is called with its wait status, once."""
+        """Fork one sandbox and return its pidfd; `ended` is called with its wait status, once."""
         name = order["fork"]
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if not self.alive or self._channel is None:
@@ -114,9 +118,13 @@ class Zygote:
         if self._channel is not None:
             self._channel.close()
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
+            # It sees that its channel is closed, and ends; its sandboxes are killed with it
+            try:
+                async with asyncio.timeout(_END_DEADLINE):
+                    await self._process.wait()
+            except TimeoutError:
                 self._process.kill()
-            await self._process.wait()
+                await self._process.wait()
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
@@ -126,6 +134,14 @@ def kill(pidfd: int) -> None:
     """Kill a sandbox's process 1, and so everything in its pid namespace."""
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def pid_of(pidfd: int) -> int:
+    """Return the process id behind a pidfd, as this process sees it; -1 where it has ended."""
+    for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
+        if line.startswith("Pid:"):
+            return int(line.split()[1])
+    return -1
 
 
 def listening_socket(path: Path) -> socket.socket:

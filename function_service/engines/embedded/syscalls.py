@@ -49,10 +49,13 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
 
 # From open_tree on, a call has the same number on every architecture.
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 442
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(platform.machine(), -1)
+_CAPGET = {"x86_64": 125, "aarch64": 90}.get(platform.machine(), -1)
 _CAPSET = {"x86_64": 126, "aarch64": 91}.get(platform.machine(), -1)
 _CAP_VERSION_3 = 0x20080522
 
@@ -176,6 +179,20 @@ _CAP_HEADER = (ctypes.c_uint32 * 2)(_CAP_VERSION_3, 0)
 def drop_capabilities() -> None:
     """Give up every capability."""
     _check(_syscall(_CAPSET, ctypes.byref(_CAP_HEADER), ctypes.byref(_NO_CAPABILITIES)), "capset")
+
+
+def keep_capabilities_over_exec() -> None:
+    """Let programs that this process starts have its capabilities, although its user is not root.
+
+    They become inheritable and ambient (capabilities(7)); drop_capabilities undoes that too.
+    """
+    held = (ctypes.c_uint32 * 6)()
+    _check(_syscall(_CAPGET, ctypes.byref(_CAP_HEADER), ctypes.byref(held)), "capget")
+    held[2], held[5] = held[1], held[4]  # effective, permitted, inheritable; the lower half, then the upper
+    _check(_syscall(_CAPSET, ctypes.byref(_CAP_HEADER), ctypes.byref(held)), "capset")
+    for capability in range(64):
+        if held[1 if capability < 32 else 4] >> capability % 32 & 1:
+            _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0), "prctl")
 
 
 def sync_filesystem(path: str) -> None:

@@ -3,7 +3,10 @@
 One runs for each interpreter. It never runs code of a function. It is single-threaded, so that forking
 it is safe, and has all that a start needs in memory. Messages (see messages.py) from the function service:
 `{"fork": ID, "kind": "fork"|"exec", …}` with the descriptors control, listener, output. It answers
-`{"forked": ID, "pid": N}`, and tells of each end with `{"exited": ID, "status": N}` (wait status).
+`{"forked": ID}` with a pidfd, and tells of each end with `{"exited": ID, "status": N}` (wait status).
+
+It is process 1 of a pid namespace, below which those of its sandboxes lie: however it ends, the kernel
+ends all of them with it.
 
 Standard library only: it runs on the function's interpreter, under `-I -S`. Read sandbox.py next.
 """
@@ -20,10 +23,12 @@ from typing import Any
 
 from function_service.engines.embedded import container, messages, sandbox, syscalls
 
+IN_CHILD = 0  # what fork returns there
+
 
 def main(channel_fd: int, plan: dict[str, Any]) -> None:
     """Boot, say so, then serve forks until the function service is gone."""
-    syscalls.die_with_parent(signal.SIGKILL)
+    _enter_pid_namespace()
     syscalls.set_name("zygote")
     channel = socket.socket(fileno=channel_fd)
     shim = None
@@ -43,6 +48,19 @@ def main(channel_fd: int, plan: dict[str, Any]) -> None:
     gc.freeze()
     messages.send(channel, {"booted": True})
     _serve(channel, shim, plan["own_user"])
+
+
+def _enter_pid_namespace() -> None:
+    """Go on as process 1 of a new pid namespace; the first process only waits for it, and ends like it."""
+    syscalls.die_with_parent(signal.SIGKILL)
+    syscalls.unshare(syscalls.CLONE_NEWPID)
+    pid = os.fork()
+    if pid == 0:
+        syscalls.die_with_parent(signal.SIGKILL)
+        return
+    syscalls.set_name("zygote-parent")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
 
 
 def _serve(channel: socket.socket, shim: Any, own_user: bool) -> None:
@@ -66,23 +84,24 @@ def _serve(channel: socket.socket, shim: Any, own_user: bool) -> None:
             except EOFError:
                 return
             pid = _fork(own_pids)
-            if pid == 0:
+            if pid == IN_CHILD:
                 _become(order, descriptors, shim, own_user, (channel, own_pids, wake_read, wake_write))
             for received in descriptors:
                 os.close(received)
             children[pid] = order["fork"]
-            messages.send(channel, {"forked": order["fork"], "pid": pid})
+            pidfd = os.pidfd_open(pid)
+            messages.send(channel, {"forked": order["fork"]}, [pidfd])
+            os.close(pidfd)
 
 
 def _fork(own_pids: int) -> int:
     """Fork a child that is process 1 of a new pid namespace."""
     syscalls.unshare(syscalls.CLONE_NEWPID)
-    try:
-        return os.fork()
-    finally:
-        # In the child this is harmless: it is in the new one already, and has no children yet
-        if os.getpid() != 1:
-            syscalls.setns(own_pids, syscalls.CLONE_NEWPID)
+    pid = os.fork()
+    if pid != IN_CHILD:
+        # The next child shall not land in this one's namespace
+        syscalls.setns(own_pids, syscalls.CLONE_NEWPID)
+    return pid
 
 
 def _become(
