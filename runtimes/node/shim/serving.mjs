@@ -163,45 +163,39 @@ async function send(response, outgoing, signal) {
   }
   const reader = response.body.getReader();
   signal.addEventListener("abort", () => reader.cancel(signal.reason).catch(() => undefined), { once: true });
-  let first = await reader.read();
-  let second = null;
-  if (!first.done) {
-    // A body that is there as a whole ends within this turn of the event loop: then its length is known.
-    second = reader.read();
-    const ended = await Promise.race([second, new Promise((resolve) => setImmediate(resolve, null))]);
-    if (ended?.done) {
-      headers.push("content-length", promised ?? String(first.value.length));
-      outgoing.writeHead(response.status, headers);
-      outgoing.end(bodiless ? undefined : bytes(first.value));
-      return;
-    }
-  } else {
+  const first = await reader.read();
+  if (first.done) {
     if (response.status !== 204 && response.status !== 304) headers.push("content-length", promised ?? "0");
     outgoing.writeHead(response.status, headers).end();
     return;
   }
-  if (promised !== null) headers.push("content-length", promised);
+  // A body that is there as a whole ends within this turn of the event loop: then its length is known.
+  const second = reader.read();
+  const ended = await Promise.race([second, new Promise((resolve) => setImmediate(resolve, null))]);
+  if (ended?.done) headers.push("content-length", promised ?? String(bytes(first.value).length));
+  else if (promised !== null) headers.push("content-length", promised);
   outgoing.writeHead(response.status, headers);
   if (bodiless) {
     await reader.cancel();
     outgoing.end();
     return;
   }
-  while (!first.done) {
-    if (!outgoing.write(bytes(first.value))) await writable(outgoing);
-    first = await second;
-    if (!first.done) second = reader.read();
+  let piece = first;
+  while (!piece.done) {
+    if (!outgoing.write(bytes(piece.value))) await writable(outgoing);
+    piece = await (piece === first ? second : reader.read());
   }
   outgoing.end();
 }
 
 function bytes(chunk) {
   if (chunk instanceof Uint8Array) return chunk;
-  if (typeof chunk === "string") return chunk;
+  if (typeof chunk === "string") return Buffer.from(chunk);
   throw new TypeError(`A response's stream must give Uint8Array or string, not ${kind(chunk)}`);
 }
 
 function writable(outgoing) {
+  if (outgoing.destroyed) return undefined;
   return new Promise((resolve) => {
     const done = () => {
       outgoing.off("drain", done);

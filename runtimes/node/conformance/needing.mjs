@@ -1,0 +1,1 @@
+export { default } from "a-package-that-is-not-installed";

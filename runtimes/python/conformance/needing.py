@@ -1,0 +1,3 @@
+import a_package_that_is_not_installed
+
+handle = a_package_that_is_not_installed.handle
