@@ -24,7 +24,7 @@ def plan(found: Found, tree: Tree) -> CodePlan:
     steps = found.runtime.assemble(found.folder, found.interpreter)
     total = hashlib.sha256(FORMAT + f" code {found.interpreter.name}\0{tree.digest(found.path)}".encode())
     total.update(steps_digest(steps))
-    return CodePlan(total.hexdigest(), steps)
+    return CodePlan("c" + total.hexdigest()[:40], steps)
 
 
 async def build(found: Found, wanted: CodePlan, workshop: Workshop, folder: Path, say: Say) -> None:
