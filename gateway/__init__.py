@@ -1,1 +1,1 @@
-"""The HTTP face: routes, keys, admission, leases, proxying, receipts."""
+"""The HTTP face: routes, keys, admission, leases, forwarding, receipts. Start reading at `server.py`."""

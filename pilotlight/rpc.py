@@ -199,6 +199,9 @@ class Server:
                 connection.send(_Frame(END, frame.id))
             else:
                 connection.send(_Frame(RESULT, frame.id, "", _raw(await target(*arguments))))
+        except asyncio.CancelledError:
+            connection.send(_Frame(END, frame.id))  # so that the caller knows that no answer comes any more
+            raise
         except Problem as problem:
             failure = _Failure(problem.kind, problem.detail, problem.retry_after, problem.extra)
             connection.send(_Frame(ERROR, frame.id, "", _raw(failure)))
@@ -237,6 +240,10 @@ class Client:
         self._connection: Peer | None = None
         self._connecting = asyncio.Lock()
         self._waiting: dict[int, asyncio.Queue[_Frame]] = {}
+        self._cancelled: dict[int, tuple[str, _Method]] = {}
+        self.on_orphan: dict[str, Callable[[Any], None]] = {}
+        """By method ("Contract.method"): told an answer that came although its call had been cancelled,
+        because the two crossed on the way. What the answer grants must be given back."""
         self._next = 0
 
     def of(self, contract: type[T]) -> T:
@@ -276,10 +283,17 @@ class Client:
     def _received(self, _connection: Peer, frame: _Frame) -> None:
         if (queue := self._waiting.get(frame.id)) is not None:
             queue.put_nowait(frame)
+        elif frame.kind != ITEM and (cancelled := self._cancelled.pop(frame.id, None)) is not None:
+            self._orphan(*cancelled, frame)
+
+    def _orphan(self, name: str, method: _Method, frame: _Frame) -> None:
+        if frame.kind == RESULT and name in self.on_orphan:
+            self.on_orphan[name](method.answers.decode(frame.body))
 
     def _lost(self, connection: Peer) -> None:
         if self._connection is connection:
             self._connection = None
+        self._cancelled.clear()
         failure = _Failure("unavailable", f"The {self._path.stem} service went away during the call.", 1)
         for number, queue in self._waiting.items():
             queue.put_nowait(_Frame(ERROR, number, "", _raw(failure)))
@@ -311,7 +325,20 @@ class Client:
         finally:
             del self._waiting[number]
             if not ended:
-                connection.send(_Frame(CANCEL, number))
+                self._abandon(connection, number, name, method, queue)
+
+    def _abandon(
+        self, connection: Peer, number: int, name: str, method: _Method, queue: asyncio.Queue[_Frame]
+    ) -> None:
+        """Cancel a call on the other side, unless its end has come already."""
+        while not queue.empty():
+            frame = queue.get_nowait()
+            if frame.kind != ITEM:
+                self._orphan(name, method, frame)
+                return
+        if connection is self._connection:
+            self._cancelled[number] = (name, method)
+        connection.send(_Frame(CANCEL, number))
 
     async def close(self) -> None:
         """End the connection; calls under way raise."""

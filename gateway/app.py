@@ -1,0 +1,214 @@
+"""All requests but calls of functions: the Application, its routes, and its middleware in order."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from urllib.parse import quote
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+
+from function_service.contract import Control
+from gateway import admission, routing
+from gateway.control import ControlApi
+from gateway.follow import Follower
+from gateway.identity import identify
+from gateway.meter import Meter
+from gateway.relay import Relay
+from gateway.replies import fault, problem_response
+from gateway.routing import Routes
+from pilotlight.problems import Problem
+
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_NEED_KEY = ("/api/", "/git/", "/data/")
+_METRICS_WITHIN = 5.0  # seconds
+_MAX_JSON = 1 << 20  # bytes of a body that the control API reads
+
+
+class Platform:
+    """What the Application serves."""
+
+    def __init__(
+        self,
+        *,
+        routes: Routes,
+        follower: Follower,
+        meter: Meter,
+        control: Control,
+        api: ControlApi,
+        builder: Relay,
+        data: Relay,
+    ) -> None:
+        self._routes = routes
+        self._follower = follower
+        self._meter = meter
+        self._control = control
+        self._api = api
+        self._builder = builder
+        self._data = data
+        self._registry = CollectorRegistry()
+        self._registry.register(meter)
+        self.closing = False
+
+    def application(self) -> web.Application:
+        """Return the Application. Its outermost middleware comes first."""
+        application = web.Application(
+            middlewares=[self._identified, self._refusals, self._keyed], client_max_size=_MAX_JSON
+        )
+        application.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+                *self._api.routes(),
+                web.route("*", "/git/{rest:.*}", self._git, expect_handler=_not_yet),
+                web.route("*", "/data/v1/{rest:.*}", self._documents, expect_handler=_not_yet),
+            ]
+        )
+        return application
+
+    # middleware
+
+    @web.middleware
+    async def _identified(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Give each answer its request id."""
+        request_id, _, _ = identify(request.headers.get("X-Request-Id"), None)
+        response = await handler(request)
+        if not response.prepared:
+            response.headers["X-Request-Id"] = request_id
+            if self.closing:
+                response.force_close()
+        return response
+
+    @web.middleware
+    async def _refusals(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Turn whatever ends a request into a problem document, aiohttp's own errors too."""
+        headers: dict[str, str] = {}
+        try:
+            return await handler(request)
+        except Problem as error:
+            problem = error
+        except web.HTTPMethodNotAllowed as error:
+            allowed = ", ".join(sorted(error.allowed_methods))
+            headers["Allow"] = allowed
+            problem = Problem(
+                "method-not-allowed", f"{request.method} is not possible here. Possible are: {allowed}."
+            )
+        except web.HTTPNotFound:
+            problem = _nothing_here(request.path)
+        except web.HTTPRequestEntityTooLarge:
+            problem = Problem("too-large", f"The body is larger than {_MAX_JSON} bytes. Send less.")
+        except web.HTTPException as error:
+            problem = Problem("invalid-request", f"The request can't be served: {error.reason}.")
+        except web.RequestPayloadError as error:
+            problem = Problem("invalid-request", f"The request's body can't be read to its end: {error}.")
+        except ConnectionError:
+            raise  # the caller is gone
+        except Exception as error:  # noqa: BLE001  the boundary: a fault must reach the log and the caller
+            _log.error("action=fault path=%s", request.path, exc_info=error)
+            problem = fault()
+        self._meter.refusal(problem.kind)
+        _log.info(
+            "action=refused method=%s path=%s problem=%s status=%d",
+            request.method,
+            request.path[:200],
+            problem.kind,
+            problem.status,
+        )
+        return problem_response(problem, headers)
+
+    @web.middleware
+    async def _keyed(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Let nobody without a key reach what is the operator's."""
+        if request.path.startswith(_NEED_KEY):
+            if self._routes.table is None:
+                raise Problem(
+                    "unavailable",
+                    "The gateway does not know the keys yet: the function service has not answered so far. "
+                    "Try again in a moment.",
+                    retry_after=1,
+                )
+            admission.require_key(request.headers.get("Authorization"), self._routes.keys)
+        return await handler(request)
+
+    # handlers
+
+    async def _healthz(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
+        missing = await self.missing()
+        if missing:
+            raise Problem(
+                "unavailable",
+                f"Not ready: {'; '.join(missing)}. If this lasts, see the log of the platform.",
+                retry_after=1,
+            )
+        return web.Response(text="ready\n")
+
+    async def missing(self) -> list[str]:
+        """Return what keeps the gateway from serving everything."""
+        missing = []
+        if self.closing:
+            missing.append("the gateway is shutting down")
+        if self._routes.table is None:
+            missing.append("the function service has not told the functions yet")
+        async with asyncio.TaskGroup() as group:
+            data = group.create_task(self._data.answers())
+            builder = group.create_task(self._builder.answers())
+        if not data.result():
+            missing.append("the data API does not answer")
+        if not builder.result():
+            missing.append("the builder does not answer")
+        return missing
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
+        """Answer with our own metrics and those of the neighbours that answer in time."""
+        async with asyncio.TaskGroup() as group:
+            service = group.create_task(self._service_metrics())
+            data = group.create_task(self._data_metrics())
+        parts = {"function-service": service.result(), "baas": data.result()}
+        up = "# HELP pilotlight_up Whether a service answered\n# TYPE pilotlight_up gauge\n" + "".join(
+            f'pilotlight_up{{service="{name}"}} {int(text is not None)}\n' for name, text in parts.items()
+        )
+        own = generate_latest(self._registry).decode()
+        texts = [own, *(part for part in parts.values() if part), up]
+        text = "".join(part.rstrip("\n") + "\n" for part in texts)
+        return web.Response(
+            body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    async def _service_metrics(self) -> str | None:
+        try:
+            async with asyncio.timeout(_METRICS_WITHIN):
+                return await self._control.metrics()
+        except (Problem, TimeoutError):
+            return None
+
+    async def _data_metrics(self) -> str | None:
+        try:
+            status, body = await self._data.ask("GET", "/metrics")
+        except Problem:
+            return None
+        return body.decode(errors="replace") if status == 200 else None
+
+    async def _git(self, request: web.Request) -> web.StreamResponse:
+        return await self._builder.pass_on(request, routing.origin_form(request.raw_path))
+
+    async def _documents(self, request: web.Request) -> web.StreamResponse:
+        return await self._data.pass_on(request, routing.origin_form(request.raw_path))
+
+
+async def _not_yet(request: web.Request) -> None:
+    """Leave `Expect: 100-continue` to the relay, which answers it once the neighbour is reached."""
+
+
+def _nothing_here(path: str) -> Problem:
+    return Problem(
+        "not-found",
+        f"There is nothing at {quote(path[:200])}. Functions are at /function/NAME, the control API at "
+        "/api/v1/ (described by /api/v1/openapi.json), git at /git/APP.git, documents at /data/v1/.",
+    )

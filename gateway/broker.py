@@ -1,0 +1,337 @@
+"""Leases come and go here: asks the function service for instances, gives them back, has them stopped.
+
+`leases.py` decides, this module acts. What happens when the connection to the function service is
+lost: the leases of that connection are void for the service (it takes back what a lost gateway held), but
+their instances mostly still run. So they stay usable until the service can be reached again, and are
+drained then: running calls end on them, new calls get new leases. An instance that died meanwhile shows
+itself by refusing connections. A call that runs on across the change may share its instance with one
+of a new lease for that moment; the shim queues past its concurrency.
+"""
+
+import asyncio
+import contextlib
+import logging
+
+from function_service.contract import Invocations, Lease, Route, RouteTable
+from gateway.leases import FunctionLeases, HeldLease, State, Waiter
+from gateway.tasks import Tasks
+from pilotlight.problems import Problem
+
+_log = logging.getLogger(__name__)
+
+_RELEASE_WITHIN = 10.0  # seconds
+_STOP_WITHIN = 5.0  # seconds until an instance that is killed must be dead
+_DIAGNOSE_WITHIN = 3.0  # seconds; the service itself waits up to one
+_PAUSE = 0.25  # seconds before an instance is asked for again after that failed
+_MAY_PASS = frozenset({"no-capacity", "unavailable", "overloaded"})
+
+
+class Broker:
+    """Hands out slots of leases, one function at a time."""
+
+    def __init__(self, invocations: Invocations, queue_limit: int) -> None:
+        self._invocations = invocations
+        self._queue_limit = queue_limit
+        self._functions: dict[str, FunctionLeases] = {}
+        self._leases: dict[str, HeldLease] = {}
+        self._generation = 0
+        self._tasks = Tasks()
+        self._closing = False
+
+    # what calls do
+
+    def take(self, route: Route) -> HeldLease | None:
+        """Take a free slot, without waiting. The caller gives it back."""
+        function = self._functions.get(route.function)
+        return None if function is None else function.take()
+
+    async def wait(self, route: Route) -> tuple[HeldLease, bool]:
+        """Wait in the function's queue for a slot; the second value tells whether it was a cold start.
+
+        The caller bounds the wait and gives the slot back. Raises Problem `overloaded` where the queue
+        is full, and those of `Invocations.acquire`.
+        """
+        function = self._functions.get(route.function)
+        if function is None:
+            function = self._functions[route.function] = FunctionLeases(route)
+        if len(function.waiters) >= self._queue_limit:
+            raise Problem(
+                "overloaded",
+                f"{len(function.waiters)} calls wait for {route.function!r} already, on {len(function.open)} "
+                f"instances of at most {route.max_instances}. Try later; max_instances or concurrency in "
+                "the manifest, or --queue of the platform, raise the limit.",
+                retry_after=1,
+            )
+        waiter = Waiter()
+        function.waiters.append(waiter)
+        self._ask(function)
+        try:
+            return await waiter.handed, not waiter.warm
+        except BaseException:
+            self._leave(function, waiter)
+            raise
+
+    def _leave(self, function: FunctionLeases, waiter: Waiter) -> None:
+        handed = waiter.handed
+        if handed.done() and not handed.cancelled() and handed.exception() is None:
+            self.give_back(handed.result())  # it was handed over in the moment of leaving
+            return
+        with contextlib.suppress(ValueError):
+            function.waiters.remove(waiter)
+        for task in function.surplus():
+            task.cancel()
+        self._forget_if_empty(function)
+
+    def give_back(self, held: HeldLease) -> None:
+        """Give a slot back."""
+        if not held.owner.give_back(held):
+            return
+        if held.state is State.OPEN:
+            loop = asyncio.get_running_loop()
+            held.idle_since = loop.time()
+            if held.idle_timer is None:
+                held.idle_timer = loop.call_later(held.lease.idle, self._check_idle, held)
+        elif held.state is State.DRAINING:
+            self._release(held)
+
+    def stop(self, held: HeldLease, reason: str) -> asyncio.Task[None]:
+        """Have the instance killed; the returned task ends when it is dead. Its other calls end by that."""
+        if held.ending is None:
+            held.stopped = reason
+            self.void(held)
+            held.ending = self._tasks.start(self._stop(held, reason), f"stop {held.lease.instance}")
+        return held.ending
+
+    async def diagnose(self, held: HeldLease) -> Problem:
+        """Tell why the instance broke off a call. It is void from now on."""
+        if held.stopped:
+            return Problem(
+                "crashed",
+                f"The call ended because its instance was stopped: {held.stopped}. Try again.",
+            )
+        found = await asyncio.shield(self.look_into(held))
+        return Problem(found.kind, found.detail, **found.extra)
+
+    def look_into(self, held: HeldLease) -> asyncio.Task[Problem]:
+        """Have it found out why an instance broke off; it is asked once, whoever waits for it."""
+        self.void(held)
+        if held.diagnosis is None:
+            held.diagnosis = self._tasks.start(self._diagnose(held), f"diagnose {held.lease.instance}")
+        return held.diagnosis
+
+    def void(self, held: HeldLease) -> None:
+        """Use the lease no more and do not release it: its instance is dead or about to be."""
+        self._leases.pop(held.lease.id, None)
+        if held.state is not State.VOID:
+            held.owner.void(held)
+            self._ask(held.owner)
+            self._forget_if_empty(held.owner)
+
+    def trouble(self, function: str) -> Problem | None:
+        """Return why no instance could be had lately, if that is so."""
+        leases = self._functions.get(function)
+        return None if leases is None else leases.trouble
+
+    def situation(self, function: str) -> str:
+        """Describe in a few words what a call of the function would wait for."""
+        leases = self._functions.get(function)
+        if leases is None:
+            return "no instance was there"
+        return (
+            f"{len(leases.open)} of at most {leases.route.max_instances} instances were busy with calls, "
+            f"{len(leases.acquires)} were being started, {len(leases.waiters)} more calls waited"
+        )
+
+    def queues(self) -> dict[str, int]:
+        """Return how many calls wait, by function."""
+        return {name: len(leases.waiters) for name, leases in self._functions.items()}
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Return how many leases are held and how many calls are under way on them, by function."""
+        return {
+            name: (len(held), sum(one.busy for one in held))
+            for name, leases in self._functions.items()
+            for held in [leases.open | leases.draining]
+        }
+
+    # what the function service tells
+
+    def swap(self, table: RouteTable) -> None:
+        """Follow a new table: leases of former revisions are drained."""
+        for function in list(self._functions.values()):
+            former = function.route
+            route = table.routes.get(former.function)
+            if route is None:
+                function.fail(
+                    Problem("unknown-function", f"The function {former.function!r} has just been deleted.")
+                )
+                for task in function.surplus():
+                    task.cancel()
+            else:
+                function.route = route
+            if route is None or route.revision != former.revision:
+                for held in list(function.open):
+                    self._drain(held)
+            self._ask(function)
+            self._forget_if_empty(function)
+
+    def recall(self, lease: str) -> None:
+        """Send no new call on this lease, and release it when its last call has ended."""
+        if (held := self._leases.get(lease)) is not None:
+            self._drain(held)
+            self._ask(held.owner)
+
+    def ended(self, lease: str) -> None:
+        """Forget the lease: its instance is dead. Calls that are under way notice by themselves."""
+        if (held := self._leases.get(lease)) is not None:
+            self.void(held)
+
+    def disconnected(self) -> None:
+        """The function service went away: what we hold belongs to the connection that was lost."""
+        self._generation += 1
+
+    def reconnected(self) -> None:
+        """The function service is there again: drain the leases of former connections."""
+        for held in list(self._leases.values()):
+            if held.generation != self._generation:
+                self._drain(held)
+                self._ask(held.owner)
+
+    def orphaned(self, lease: Lease) -> None:
+        """Give back a lease that arrived after its acquire had been cancelled."""
+        self._tasks.start(self._give_up(lease.id), f"release {lease.instance}")
+
+    # how it is done
+
+    def _ask(self, function: FunctionLeases) -> None:
+        for _ in range(0 if self._closing else function.to_ask()):
+            function.acquires.append(
+                self._tasks.start(
+                    self._acquire(function, function.route), f"acquire {function.route.function}"
+                )
+            )
+
+    async def _acquire(self, function: FunctionLeases, route: Route) -> None:
+        task = asyncio.current_task()
+        outcome: Lease | Problem
+        try:
+            outcome = await self._invocations.acquire(route.function, route.timeout)
+        except Problem as problem:
+            outcome = problem
+        finally:
+            function.acquires = [other for other in function.acquires if other is not task]
+        if isinstance(outcome, Problem):
+            self._failed(function, outcome)
+        else:
+            self._arrived(function, route, outcome)
+        self._forget_if_empty(function)
+
+    def _arrived(self, function: FunctionLeases, asked: Route, lease: Lease) -> None:
+        now = function.route
+        outdated = now.revision not in (lease.revision, asked.revision)
+        if self._closing or outdated or self._functions.get(now.function) is not function:
+            self._tasks.start(self._give_up(lease.id), f"release {lease.instance}")
+            self._ask(function)
+            return
+        function.trouble = None
+        held = HeldLease(lease, function, self._generation)
+        self._leases[lease.id] = held
+        function.add(held)
+        if not held.busy:
+            loop = asyncio.get_running_loop()
+            held.idle_since = loop.time()
+            held.idle_timer = loop.call_later(lease.idle, self._check_idle, held)
+
+    def _failed(self, function: FunctionLeases, problem: Problem) -> None:
+        """Decide who ends with the problem. While others can still serve the queue, nobody does."""
+        _log.info(
+            "action=acquire-failed function=%s problem=%s detail=%r",
+            function.route.function,
+            problem.kind,
+            problem.detail,
+        )
+        function.trouble = problem
+        hope = bool(function.open) or (
+            problem.kind in _MAY_PASS and (problem.kind == "unavailable" or bool(function.acquires))
+        )
+        if not hope:
+            function.fail(problem)
+            for task in function.surplus():
+                task.cancel()
+        elif function.retry is None and not self._closing:
+            function.retry = asyncio.get_running_loop().call_later(_PAUSE, self._ask_again, function)
+
+    def _ask_again(self, function: FunctionLeases) -> None:
+        function.retry = None
+        self._ask(function)
+        self._forget_if_empty(function)
+
+    def _check_idle(self, held: HeldLease) -> None:
+        held.idle_timer = None
+        if held.busy or held.state is not State.OPEN:
+            return
+        loop = asyncio.get_running_loop()
+        left = held.idle_since + held.lease.idle - loop.time()
+        if left > 0:
+            held.idle_timer = loop.call_later(left, self._check_idle, held)
+        else:
+            self._drain(held)
+
+    def _drain(self, held: HeldLease) -> None:
+        if held.owner.drain(held):
+            self._release(held)
+
+    def _release(self, held: HeldLease) -> None:
+        self._leases.pop(held.lease.id, None)
+        if held.generation == self._generation:
+            self._tasks.start(self._give_up(held.lease.id), f"release {held.lease.instance}")
+        self._ask(held.owner)
+        self._forget_if_empty(held.owner)
+
+    def _forget_if_empty(self, function: FunctionLeases) -> None:
+        if function.empty and self._functions.get(function.route.function) is function:
+            if function.retry is not None:
+                function.retry.cancel()
+                function.retry = None
+            del self._functions[function.route.function]
+
+    async def _give_up(self, lease: str) -> None:
+        try:
+            async with asyncio.timeout(_RELEASE_WITHIN):
+                await self._invocations.release(lease)
+        except (Problem, TimeoutError) as error:
+            # the connection over which it was held is gone, and the lease with it
+            _log.warning("action=release-failed lease=%s error=%r", lease, error)
+
+    async def _stop(self, held: HeldLease, reason: str) -> None:
+        lease = held.lease
+        _log.info("action=stop function=%s instance=%s reason=%r", lease.function, lease.instance, reason)
+        try:
+            async with asyncio.timeout(_STOP_WITHIN):
+                await self._invocations.stop(lease.id, reason)
+        except (Problem, TimeoutError) as error:
+            _log.error("action=stop-failed instance=%s error=%r", lease.instance, error)
+
+    async def _diagnose(self, held: HeldLease) -> Problem:
+        try:
+            async with asyncio.timeout(_DIAGNOSE_WITHIN):
+                kind, detail, lines = await self._invocations.diagnose(held.lease.id)
+        except (Problem, TimeoutError) as error:
+            _log.warning("action=diagnose-failed instance=%s error=%r", held.lease.instance, error)
+            return Problem(
+                "crashed",
+                f"The instance broke the call off, and why is not known ({error or 'no answer in time'}): "
+                f"see `pilotlight logs {held.lease.function}`.",
+            )
+        return Problem(kind, detail, logs=lines)
+
+    async def close(self, grace: float) -> None:
+        """Let nobody wait any more, give all leases back, and end within grace seconds."""
+        self._closing = True
+        for function in list(self._functions.values()):
+            function.fail(Problem("unavailable", "The gateway is shutting down. Try again.", retry_after=1))
+            for task in function.surplus():
+                task.cancel()
+            for held in list(function.open):
+                self._drain(held)
+        await self._tasks.close(grace)

@@ -1,0 +1,145 @@
+"""The connections of callers: aiohttp's server, told apart by where they come from, refusing in our words."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from gateway.call import Origin
+from gateway.replies import fault, malformed, problem_response
+
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+_IDLE = 75.0  # seconds that a connection may wait for its next request, or take to send the head of one
+_BREAK_OFF = 0.5  # seconds for what is written already to go out, after the grace
+_MAX_HEADER = 16 << 10  # bytes of the request line, and of one header
+
+
+class CallerConnection(RequestHandler):
+    """One connection of a caller."""
+
+    __slots__ = ("busy", "inside", "origin")
+
+    busy: bool  # whether a request is under way
+    inside: bool
+    origin: Origin
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note where the connection comes from."""
+        peer = transport.get_extra_info("peername")
+        address = peer[0] if isinstance(peer, tuple) else "127.0.0.1"
+        self.busy = False
+        self.origin = Origin(address, inside=self.inside)
+        super().connection_made(transport)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what aiohttp could not parse, or what a handler of ours failed at, by a problem document."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun already, the connection can only be ended")
+        if status == 400:
+            problem = malformed(message or "")
+            _log.info("action=refused problem=%s detail=%r", problem.kind, problem.detail)
+        else:
+            problem = fault()
+            _log.error("action=fault method=%s", request.method, exc_info=exc)
+        response = problem_response(problem)
+        response.force_close()
+        return response
+
+
+class Front:
+    """Accepts connections on the public port and on the private socket, for one handler of requests.
+
+    The Application's own server makes its requests; calls of functions get the lean ones.
+    """
+
+    def __init__(self, runner: web.AppRunner, lean_prefix: str) -> None:
+        server = runner.server
+        if server is None:
+            raise RuntimeError("the runner is not set up")
+        self._server = server
+        self._listeners: list[asyncio.Server] = []
+        self._running = 0
+        self._quiet = asyncio.Event()
+        full = server.request_factory
+        loop = asyncio.get_running_loop()
+
+        def make(message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+            if message.path.startswith(lean_prefix):
+                return web.BaseRequest(message, payload, protocol, writer, task, loop)
+            return full(message, payload, protocol, writer, task)
+
+        server.request_factory = make
+
+    def divert(self, handler: Callable[[web.BaseRequest, Handler], Awaitable[web.StreamResponse]]) -> None:
+        """Let handler see every request first; it is given the Application's handler for the rest."""
+        rest = self._server.request_handler
+
+        async def first(request: web.BaseRequest) -> web.StreamResponse:
+            connection = cast("CallerConnection", request.protocol)
+            connection.busy = True
+            self._running += 1
+            try:
+                return await handler(request, rest)
+            finally:
+                connection.busy = False
+                self._running -= 1
+                if self._running == 0:
+                    self._quiet.set()
+
+        self._server.request_handler = first
+
+    async def listen(self, listener: socket.socket, *, inside: bool) -> None:
+        """Accept connections on a socket that is bound."""
+        loop = asyncio.get_running_loop()
+
+        def accept() -> CallerConnection:
+            connection = CallerConnection(
+                self._server,
+                loop=loop,
+                keepalive_timeout=_IDLE,
+                access_log=None,  # type: ignore[arg-type]  # aiohttp takes None for "no log"
+                auto_decompress=False,
+                max_line_size=_MAX_HEADER,
+                max_field_size=_MAX_HEADER,
+            )
+            connection.inside = inside
+            return connection
+
+        if listener.family == socket.AF_UNIX:
+            self._listeners.append(await loop.create_unix_server(accept, sock=listener, backlog=1024))
+        else:
+            self._listeners.append(await loop.create_server(accept, sock=listener, backlog=1024))
+
+    def stop_accepting(self) -> None:
+        """Take no more connections, and close those without a request.
+
+        aiohttp's `pre_shutdown` closes the others too: they would get no more of their request's body.
+        """
+        for listener in self._listeners:
+            listener.close()
+        for connection in self._server.connections:
+            if not cast("CallerConnection", connection).busy:
+                connection.close()
+
+    async def drain(self, grace: float) -> None:
+        """Let requests that are under way end within grace seconds, then break them off."""
+        self._quiet.clear()
+        if self._running:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self._quiet.wait()
+        await self._server.shutdown(_BREAK_OFF)

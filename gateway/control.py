@@ -1,0 +1,254 @@
+"""The control API: each operation of operations.py, carried out by the function service."""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, TypeVar, cast
+from urllib.parse import quote
+
+import msgspec
+from aiohttp import web
+
+from function_service.contract import App, Control, FunctionStatus, LogLine, Vault
+from gateway.openapi import document
+from gateway.operations import (
+    BASE,
+    OPERATIONS,
+    Apps,
+    CreatedKey,
+    EndedInstances,
+    Functions,
+    Guarantees,
+    Instances,
+    KeyInfo,
+    Keys,
+    Layers,
+    NewKey,
+    Operation,
+    Query,
+    Revisions,
+    Rollback,
+    Secrets,
+    SecretValue,
+)
+from gateway.relay import Relay
+from pilotlight.problems import Problem
+
+_SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class ControlApi:
+    """The handlers, by the names that operations.py gives them. Each returns what is to be encoded."""
+
+    def __init__(self, control: Control, vault: Vault, builder: Relay) -> None:
+        self._control = control
+        self._vault = vault
+        self._builder = builder
+        self._following: set[asyncio.Timeout] = set()
+        self._document = msgspec.json.format(msgspec.json.encode(document()), indent=2)
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes of the control API."""
+        routes = [web.get(f"{BASE}/openapi.json", self._openapi)]
+        for operation in OPERATIONS:
+            handler = getattr(self, operation.name)
+            answer = handler if operation.name == "read_logs" else _encoded(operation, handler)
+            routes.append(web.route(operation.method, BASE + operation.path, answer))
+        return routes
+
+    def close(self) -> None:
+        """End the logs that are being followed, at a line's end."""
+        now = asyncio.get_running_loop().time()
+        for following in self._following:
+            following.reschedule(now)
+
+    async def _openapi(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
+        return web.Response(body=self._document, content_type="application/json")
+
+    async def list_apps(self, request: web.Request) -> Apps:  # noqa: ARG002
+        """GET /apps."""
+        return Apps(await self._control.apps())
+
+    async def get_app(self, request: web.Request) -> App:
+        """GET /apps/{name}."""
+        name = request.match_info["name"]
+        for app in await self._control.apps():
+            if app.name == name:
+                return app
+        raise Problem("not-found", f"There is no app named {name[:80]!r}. `pilotlight list` shows all.")
+
+    async def delete_app(self, request: web.Request) -> None:
+        """DELETE /apps/{name}."""
+        app = await self.get_app(request)
+        for function in app.functions:
+            await self._control.delete_function(function)
+        await self._delete_repository(app.name)
+
+    async def _delete_repository(self, app: str) -> None:
+        status, body = await self._builder.ask("DELETE", f"/repositories/{quote(app, safe='')}")
+        if status >= 400 and status != 404:
+            raise Problem(
+                "unavailable",
+                f"The functions of {app!r} are deleted, but the builder could not delete its repository (it "
+                f"answered {status}: {body[:200].decode(errors='replace')}). Delete it again.",
+            )
+
+    async def list_functions(self, request: web.Request) -> Functions:  # noqa: ARG002
+        """GET /functions."""
+        return Functions(await self._control.functions())
+
+    async def get_function(self, request: web.Request) -> FunctionStatus:
+        """GET /functions/{name}."""
+        name = request.match_info["name"]
+        for function in await self._control.functions():
+            if function.name == name:
+                return function
+        raise Problem(
+            "unknown-function",
+            f"There is no function named {name[:80]!r}. `pilotlight list` shows those there are.",
+        )
+
+    async def delete_function(self, request: web.Request) -> None:
+        """DELETE /functions/{name}."""
+        function = await self.get_function(request)
+        if await self._control.delete_function(function.name):
+            # without this, a push of the same commit would be "up to date" and deploy nothing
+            await self._delete_repository(function.app)
+
+    async def list_instances(self, request: web.Request) -> Instances:  # noqa: ARG002
+        """GET /instances."""
+        return Instances(await self._control.instances(None))
+
+    async def list_function_instances(self, request: web.Request) -> Instances:
+        """GET /functions/{name}/instances."""
+        return Instances(await self._control.instances(request.match_info["name"]))
+
+    async def scale_to_zero(self, request: web.Request) -> EndedInstances:
+        """DELETE /functions/{name}/instances."""
+        return EndedInstances(await self._control.scale_to_zero(request.match_info["name"]))
+
+    async def list_revisions(self, request: web.Request) -> Revisions:
+        """GET /functions/{name}/revisions."""
+        return Revisions(await self._control.revisions(request.match_info["name"]))
+
+    async def rollback(self, request: web.Request) -> msgspec.Struct:
+        """POST /functions/{name}/rollback."""
+        wanted = await _body(request, Rollback, optional=True)
+        return await self._control.rollback(request.match_info["name"], wanted.revision)
+
+    async def read_logs(self, request: web.Request) -> web.StreamResponse:
+        """GET /functions/{name}/logs, line by line."""
+        (operation,) = (each for each in OPERATIONS if each.name == "read_logs")
+        tail, follow = (_query(request, each) for each in operation.query)
+        name = request.match_info["name"]
+        await self._control.revisions(name)  # raises while there still is a status to set
+        response = web.StreamResponse(headers={"Content-Type": operation.media_type})
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        lines = cast("AsyncGenerator[LogLine, None]", self._control.logs(name, int(tail), bool(follow)))
+        try:
+            async with asyncio.timeout(None) as following, aclosing(lines):
+                self._following.add(following)
+                try:
+                    async for line in lines:
+                        await response.write(msgspec.json.encode(line) + b"\n")
+                finally:
+                    self._following.discard(following)
+        except TimeoutError:
+            pass  # the gateway is shutting down: `close` made the time run out
+        await response.write_eof()
+        return response
+
+    async def list_layers(self, request: web.Request) -> Layers:  # noqa: ARG002
+        """GET /layers."""
+        return Layers(await self._control.layers())
+
+    async def list_secrets(self, request: web.Request) -> Secrets:  # noqa: ARG002
+        """GET /secrets."""
+        return Secrets(await self._vault.secrets())
+
+    async def put_secret(self, request: web.Request) -> None:
+        """PUT /secrets/{name}."""
+        name = request.match_info["name"]
+        if not _SECRET_NAME.fullmatch(name):
+            raise Problem(
+                "invalid-request",
+                f"{name[:80]!r} can't name a secret: functions see it as a variable of the environment. Use "
+                "letters, digits and underscores, no digit first.",
+            )
+        secret = await _body(request, SecretValue)
+        if "\0" in secret.value:
+            raise Problem("invalid-request", "The value holds a NUL character, which the environment can't.")
+        await self._vault.put_secret(name, secret.value)
+
+    async def delete_secret(self, request: web.Request) -> None:
+        """DELETE /secrets/{name}."""
+        await self._vault.delete_secret(request.match_info["name"])
+
+    async def list_keys(self, request: web.Request) -> Keys:  # noqa: ARG002
+        """GET /keys."""
+        return Keys([KeyInfo(key.id, key.name, key.created) for key in await self._vault.keys()])
+
+    async def create_key(self, request: web.Request) -> CreatedKey:
+        """POST /keys."""
+        wanted = await _body(request, NewKey)
+        if not 0 < len(wanted.name) <= 100:
+            raise Problem("invalid-request", "The name of a key must have 1 to 100 characters.")
+        key, secret = await self._vault.create_key(wanted.name)
+        return CreatedKey(key.id, key.name, key.created, secret)
+
+    async def delete_key(self, request: web.Request) -> None:
+        """DELETE /keys/{id}."""
+        await self._vault.delete_key(request.match_info["id"])
+
+    async def list_guarantees(self, request: web.Request) -> Guarantees:  # noqa: ARG002
+        """GET /guarantees."""
+        return Guarantees(await self._control.guarantees())
+
+
+def _encoded(
+    operation: Operation, handler: Callable[[web.Request], Awaitable[Any]]
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        result = await handler(request)
+        if operation.answers is None:
+            return web.Response(status=operation.status)
+        return web.Response(
+            status=operation.status,
+            body=msgspec.json.encode(result) + b"\n",
+            content_type=operation.media_type,
+        )
+
+    return answer
+
+
+async def _body(request: web.Request, kind: type[S], *, optional: bool = False) -> S:
+    """Read the JSON body. Raises Problem that names what was expected."""
+    data = await request.read()
+    if optional and not data.strip():
+        data = b"{}"
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        members = ", ".join(f'"{field.encode_name}"' for field in msgspec.structs.fields(kind))
+        raise Problem(
+            "invalid-request", f"The body must be a JSON object with the member {members}: {error}."
+        ) from error
+
+
+def _query(request: web.Request, query: Query) -> int | bool:
+    """Read a query parameter. Raises Problem that names what was expected."""
+    text = request.query.get(query.name)
+    if text is None:
+        return query.default
+    if query.type == "boolean":
+        if text in ("true", "false"):
+            return text == "true"
+        expected = "true or false"
+    else:
+        if text.isascii() and text.isdecimal() and len(text) < 10 and int(text) <= (query.maximum or 0):
+            return int(text)
+        expected = f"a whole number from 0 to {query.maximum}"
+    raise Problem("invalid-request", f"?{query.name}= must be {expected}, and was {text[:40]!r}.")

@@ -1,0 +1,24 @@
+"""The two identifiers that follow a call through all systems: X-Request-Id and traceparent."""
+
+import os
+import re
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+# W3C Trace Context, level 1: version 00 has exactly these parts, and all zeros mean "invalid"
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}",
+)
+
+
+def identify(request_id: str | None, traceparent: str | None) -> tuple[str, str, bool]:
+    """Return the request id and the traceparent to use, and whether the caller's traceparent was valid.
+
+    What the caller sent is taken over where it is well-formed, else both are made.
+    """
+    taken = traceparent is not None and _TRACEPARENT.fullmatch(traceparent) is not None
+    if taken and request_id is not None and _REQUEST_ID.fullmatch(request_id):
+        return request_id, traceparent or "", True
+    chance = os.urandom(24).hex()
+    if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+        request_id = chance[:32]
+    return request_id, (traceparent or "") if taken else f"00-{chance[:32]}-{chance[32:]}-01", taken

@@ -1,0 +1,246 @@
+"""THE handler: a call of a function, from its arrival to its answer.
+
+Read `Calls.answer` and `Calls._run` first: route, admit, lease, forward, answer. What went wrong is turned
+into a problem in one place, `Calls._problem`.
+"""
+
+import asyncio
+import logging
+import time
+
+from aiohttp.web import BaseRequest, RequestPayloadError, StreamResponse
+
+from function_service.contract import Route, Usage
+from gateway import admission, headers, routing
+from gateway.broker import Broker
+from gateway.call import Call, Origin, forwarding
+from gateway.exchange import SENT, SENT_LAST, Upload, break_off, pass_answer
+from gateway.forward import BrokenOff, Connection, Malformed, TooLarge, connect
+from gateway.leases import HeldLease
+from gateway.meter import Meter
+from gateway.replies import fault, problem_response
+from gateway.reports import Reports
+from gateway.routing import Routes
+from pilotlight.problems import Problem
+
+_log = logging.getLogger(__name__)
+_ATTEMPTS = 3  # instances that may turn out to be dead before one takes the call
+_AUTHORIZATION = frozenset({b"authorization"})
+_TRACESTATE = frozenset({b"tracestate"})  # belongs to a traceparent, and is worth nothing without it
+_NONE: frozenset[bytes] = frozenset()
+_GONE = 499  # what is counted and logged for a call whose caller went away, as nginx does
+
+
+class Calls:
+    """Answers `/function/NAME[/rest]`."""
+
+    def __init__(self, routes: Routes, broker: Broker, meter: Meter, reports: Reports, max_body: int) -> None:
+        self._routes = routes
+        self._broker = broker
+        self._meter = meter
+        self._reports = reports
+        self._max_body = max_body
+        self.closing = False  # from then on, connections are not kept alive
+
+    async def answer(self, request: BaseRequest, origin: Origin, target: str) -> StreamResponse:
+        """Answer one call; target is the path and query as they were sent."""
+        call = Call(request, origin)
+        try:
+            name, call.target = routing.split(target)
+            route = call.route = self._routes.find(name)
+            authorization = request.headers.get("Authorization")
+            admission.admit(route, authorization, self._routes.keys, inside=origin.inside)
+            headers.refuse_what_cannot_pass(request.headers, request.method)
+            call.upload = Upload(request, self._max_body)
+            async with asyncio.timeout(route.timeout) as limit:
+                keep_alive = await self._run(call, route, call.upload, limit)
+        except asyncio.CancelledError:
+            self._ended(call, _GONE, None)
+            raise
+        except Exception as error:  # noqa: BLE001  whatever it is, the caller gets an answer
+            return await self._fail(call, error)
+        self._ended(call, call.status, None)
+        return SENT if keep_alive else SENT_LAST
+
+    async def _run(self, call: Call, route: Route, upload: Upload, limit: asyncio.Timeout) -> bool:
+        """Get a slot and forward the call; return whether the caller's connection is kept alive."""
+        attempts = 0
+        while True:
+            call.held = None
+            held = self._broker.take(route)
+            if held is None:
+                held, call.cold = await self._broker.wait(route)
+            call.held = held
+            call.waited = time.perf_counter() - call.arrived
+            try:
+                return await self._forward(call, held, upload)
+            except BrokenOff as broken:
+                self._broker.void(held)
+                attempts += 1
+                if broken.taken or upload.streaming or attempts == _ATTEMPTS:
+                    raise
+                self._broker.look_into(held)  # it was dead before the call began, so another one can take it
+            except BaseException:
+                if limit.expired():
+                    self._broker.stop(held, f"a call ran longer than the timeout of {route.timeout:g} s")
+                elif held.lease.concurrency == 1:
+                    self._broker.stop(held, "the call that it worked on was broken off")
+                raise
+            finally:
+                self._broker.give_back(held)
+
+    async def _forward(self, call: Call, held: HeldLease, upload: Upload) -> bool:
+        connection = held.connection()
+        if connection is not None:
+            try:
+                return await self._exchange(call, held, upload, connection)
+            except BrokenOff as broken:
+                if broken.taken or upload.streaming:
+                    raise  # else the instance had closed the connection meanwhile, as idle ones are
+        return await self._exchange(call, held, upload, await connect(held.address))
+
+    async def _exchange(self, call: Call, held: HeldLease, upload: Upload, connection: Connection) -> bool:
+        request = call.request
+        try:
+            await upload.send(connection, self._request_head(call))
+            await connection.head()
+            call.status = connection.status
+            head = headers.answer_head(
+                connection.status,
+                connection.reason,
+                connection.headers,
+                bodiless=connection.bodiless,
+                http11=request.version >= (1, 1),
+                keep_alive=request.keep_alive and not self.closing,
+                receipt=call.receipt(held),
+            )
+            call.head_sent = True
+            await pass_answer(request, connection, head)
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            if upload.streaming:
+                await upload.end()
+        held.keep(connection)
+        return head.keep_alive
+
+    def _request_head(self, call: Call) -> bytes:
+        request = call.request
+        given = request.headers
+        authorization = given.get("Authorization")
+        dropped = _TRACESTATE if not call.trace_taken else _NONE
+        secret = authorization is not None and any(
+            admission.key_id(one, self._routes.keys) is not None for one in given.getall("Authorization")
+        )
+        return headers.request_head(
+            request.method,
+            call.target,
+            request.raw_headers,
+            given,
+            forwarding(given, call.origin, call.request_id, call.traceparent, call.caller),
+            without=dropped | _AUTHORIZATION if secret else dropped,
+        )
+
+    async def _fail(self, call: Call, error: Exception) -> StreamResponse:
+        """Answer a call that could not be answered by its function."""
+        if isinstance(error, ConnectionError):  # the caller's: it is gone
+            self._ended(call, _GONE, None)
+            return SENT_LAST
+        problem = await self._problem(call, error)
+        if call.head_sent:
+            self._ended(call, call.status, problem)
+            return break_off(call.request)
+        self._meter.refusal(problem.kind)
+        self._ended(call, problem.status, problem)
+        response = problem_response(problem, call.failure_headers())
+        if self.closing or (call.upload is not None and call.upload.unread):
+            response.force_close()
+        return response
+
+    async def _problem(self, call: Call, error: Exception) -> Problem:
+        match error:
+            case Problem():
+                return error
+            case TimeoutError():
+                return await self._out_of_time(call)
+            case BrokenOff() if call.held is not None:
+                return await self._broker.diagnose(call.held)
+            case Malformed():
+                return Problem(
+                    "crashed",
+                    f"The function's answer is not valid HTTP: {error}. A program that serves $PORT must "
+                    "answer in HTTP/1.1.",
+                )
+            case TooLarge():
+                return Problem(
+                    "too-large",
+                    f"The body is larger than {self._max_body} bytes. Send less, or raise --max-body of the "
+                    "platform.",
+                )
+            case RequestPayloadError():
+                return Problem("invalid-request", f"The request's body can't be read to its end: {error}.")
+        _log.error("action=call-fault request_id=%s", call.request_id, exc_info=error)
+        return fault()
+
+    async def _out_of_time(self, call: Call) -> Problem:
+        """Wait until the work is stopped, and say what the time was spent on."""
+        route, held = call.route, call.held
+        name, limit = (route.function, f"{route.timeout:g} s") if route is not None else ("", "")
+        if held is None:
+            trouble = self._broker.trouble(name)
+            if trouble is not None:
+                return trouble
+            return Problem(
+                "timeout",
+                f"No instance was free for the call within its timeout of {limit}: "
+                f"{self._broker.situation(name)}. Raise max_instances, concurrency or timeout in the "
+                "manifest.",
+            )
+        if held.ending is not None:
+            await asyncio.shield(held.ending)
+        return Problem(
+            "timeout",
+            f"The function did not answer within its timeout of {limit}, and was stopped: it waited "
+            f"{call.waited * 1000:.0f} ms for an instance, the rest was the handler's. Raise timeout in the "
+            f"manifest, or see `pilotlight logs {name}`.",
+        )
+
+    def _ended(self, call: Call, status: int, problem: Problem | None) -> None:
+        """Count, report and log a call."""
+        duration = time.perf_counter() - call.arrived
+        route, held = call.route, call.held
+        start = "none" if held is None else "cold" if call.cold else "warm"
+        if route is not None:
+            self._meter.call(route.function, status, start, duration)
+        if held is not None:
+            self._reports.add(
+                Usage(
+                    function=held.lease.function,
+                    revision=held.lease.revision,
+                    instance=held.lease.instance,
+                    request_id=call.request_id,
+                    started=time.time() - duration,
+                    duration=duration,
+                    status=status,
+                    cold=call.cold,
+                )
+            )
+        level = logging.INFO if problem is not None or status >= _GONE else logging.DEBUG
+        if _log.isEnabledFor(level):
+            _log.log(
+                level,
+                "action=call method=%s function=%s status=%d start=%s ms=%.1f wait_ms=%.1f request_id=%s "
+                "traceparent=%s instance=%s caller=%s problem=%s",
+                call.request.method,
+                route.function if route is not None else "-",
+                status,
+                start,
+                duration * 1000,
+                call.waited * 1000,
+                call.request_id,
+                call.traceparent,
+                held.lease.instance if held is not None else "-",
+                call.caller or "-",
+                problem.kind if problem is not None else "-",
+            )

@@ -1,0 +1,248 @@
+"""The control API as a table: from it both the routes and the OpenAPI document are made."""
+
+from dataclasses import dataclass
+
+from msgspec import Struct
+
+from function_service.contract import (
+    App,
+    FunctionStatus,
+    Guarantee,
+    InstanceStatus,
+    Layer,
+    LogLine,
+    Revision,
+)
+
+BASE = "/api/v1"
+
+
+class Apps(Struct):
+    """All apps."""
+
+    apps: list[App]
+
+
+class Functions(Struct):
+    """All functions."""
+
+    functions: list[FunctionStatus]
+
+
+class Instances(Struct):
+    """Instances that exist now."""
+
+    instances: list[InstanceStatus]
+
+
+class EndedInstances(Struct):
+    """How many instances were ended."""
+
+    ended: int
+
+
+class Revisions(Struct):
+    """The revisions that are kept, newest first."""
+
+    revisions: list[Revision]
+
+
+class Rollback(Struct, forbid_unknown_fields=True):
+    """Which revision shall be live again; the one before the present one where none is named."""
+
+    revision: str | None = None
+
+
+class Layers(Struct):
+    """The layers that are cached."""
+
+    layers: list[Layer]
+
+
+class Secrets(Struct):
+    """The names of the secrets. Their values are never told."""
+
+    secrets: list[str]
+
+
+class SecretValue(Struct, forbid_unknown_fields=True):
+    """The value of a secret."""
+
+    value: str
+
+
+class KeyInfo(Struct):
+    """A key, without the key itself."""
+
+    id: str
+    name: str
+    created: float  # seconds since the epoch
+
+
+class Keys(Struct):
+    """All keys."""
+
+    keys: list[KeyInfo]
+
+
+class NewKey(Struct, forbid_unknown_fields=True):
+    """The name of a key to be made."""
+
+    name: str
+
+
+class CreatedKey(Struct):
+    """A key that was made; `key` is told only this once."""
+
+    id: str
+    name: str
+    created: float  # seconds since the epoch
+    key: str
+
+
+class Guarantees(Struct):
+    """What the engine promises on this machine, and what it can't keep."""
+
+    guarantees: list[Guarantee]
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query parameter: its JSON type, default and bounds."""
+
+    name: str
+    type: str
+    default: int | bool
+    summary: str
+    maximum: int | None = None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation. `name` is that of its handler in control.py and its operationId.
+
+    `answers` is None where the answer has no body; `problems` are the refusals beyond those of all.
+    """
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    answers: type[Struct] | None = None
+    status: int = 200
+    takes: type[Struct] | None = None
+    optional_body: bool = False
+    media_type: str = "application/json"
+    query: tuple[Query, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+_FUNCTION = ("unknown-function",)
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation("GET", "/apps", "list_apps", "List the apps.", Apps),
+    Operation("GET", "/apps/{name}", "get_app", "Show an app.", App, problems=("not-found",)),
+    Operation(
+        "DELETE",
+        "/apps/{name}",
+        "delete_app",
+        "Delete an app: its functions, then its repository.",
+        status=204,
+        problems=("not-found",),
+    ),
+    Operation("GET", "/functions", "list_functions", "List the functions.", Functions),
+    Operation(
+        "GET", "/functions/{name}", "get_function", "Show a function.", FunctionStatus, problems=_FUNCTION
+    ),
+    Operation(
+        "DELETE",
+        "/functions/{name}",
+        "delete_function",
+        "Delete a function with its revisions and logs; with the last one of an app, the app too.",
+        status=204,
+        problems=_FUNCTION,
+    ),
+    Operation("GET", "/instances", "list_instances", "List the instances of all functions.", Instances),
+    Operation(
+        "GET",
+        "/functions/{name}/instances",
+        "list_function_instances",
+        "List the instances of a function.",
+        Instances,
+        problems=_FUNCTION,
+    ),
+    Operation(
+        "DELETE",
+        "/functions/{name}/instances",
+        "scale_to_zero",
+        "Let the instances of a function finish their calls, and end them.",
+        EndedInstances,
+        problems=_FUNCTION,
+    ),
+    Operation(
+        "GET",
+        "/functions/{name}/revisions",
+        "list_revisions",
+        "List the revisions of a function that are kept, newest first.",
+        Revisions,
+        problems=_FUNCTION,
+    ),
+    Operation(
+        "POST",
+        "/functions/{name}/rollback",
+        "rollback",
+        "Make a former revision live again.",
+        Revision,
+        takes=Rollback,
+        optional_body=True,
+        problems=("unknown-function", "not-found"),
+    ),
+    Operation(
+        "GET",
+        "/functions/{name}/logs",
+        "read_logs",
+        "Read what a function printed, one JSON object a line.",
+        LogLine,
+        media_type="application/x-ndjson",
+        query=(
+            Query("tail", "integer", 100, "How many of the last lines to begin with.", maximum=100_000),
+            Query("follow", "boolean", default=False, summary="Go on with each new line."),
+        ),
+        problems=_FUNCTION,
+    ),
+    Operation("GET", "/layers", "list_layers", "List the cached layers.", Layers),
+    Operation("GET", "/secrets", "list_secrets", "List the names of the secrets.", Secrets),
+    Operation(
+        "PUT",
+        "/secrets/{name}",
+        "put_secret",
+        "Set a secret. Instances that are started from now on see the new value.",
+        status=204,
+        takes=SecretValue,
+    ),
+    Operation(
+        "DELETE",
+        "/secrets/{name}",
+        "delete_secret",
+        "Delete a secret.",
+        status=204,
+        problems=("not-found", "conflict"),
+    ),
+    Operation("GET", "/keys", "list_keys", "List the keys.", Keys),
+    Operation("POST", "/keys", "create_key", "Make a key.", CreatedKey, status=201, takes=NewKey),
+    Operation(
+        "DELETE",
+        "/keys/{id}",
+        "delete_key",
+        "Withdraw a key.",
+        status=204,
+        problems=("not-found", "conflict"),
+    ),
+    Operation(
+        "GET",
+        "/guarantees",
+        "list_guarantees",
+        "List what the engine promises on this machine, and what it can't keep.",
+        Guarantees,
+    ),
+)

@@ -1,0 +1,124 @@
+"""Passes requests on to a neighbour that speaks HTTP on a Unix socket: the builder, and the data API."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from aiohttp.web import BaseRequest, RequestPayloadError, StreamResponse
+
+from gateway import headers
+from gateway.call import forwarding
+from gateway.exchange import SENT, SENT_LAST, Upload, break_off, pass_answer
+from gateway.forward import BrokenOff, Connection, Malformed, TooLarge, connect
+from gateway.identity import identify
+from pilotlight import sockets
+from pilotlight.problems import Problem
+
+if TYPE_CHECKING:
+    from gateway.connections import CallerConnection
+
+_PATIENCE = 900.0  # seconds for the head of an answer; a push is answered while its build runs
+_OWN = frozenset({b"authorization"})  # keys go no further than this
+
+
+class Relay:
+    """A neighbour. Its answers, problems included, pass as they are."""
+
+    def __init__(self, service: str, socket: Path, max_body: int) -> None:
+        self._service = service
+        self._socket = socket
+        self._max_body = max_body
+
+    async def pass_on(self, request: BaseRequest, target: str) -> StreamResponse:
+        """Pass a request on and its answer back, both as they come. Raises Problem."""
+        headers.refuse_what_cannot_pass(request.headers, request.method)
+        head_sent = False
+        try:
+            upload = Upload(request, self._max_body)
+            connection = await self._connect()
+            try:
+                await upload.send(connection, self._head(request, target))
+                async with asyncio.timeout(_PATIENCE):
+                    await connection.head()
+                head = headers.answer_head(
+                    connection.status,
+                    connection.reason,
+                    connection.headers,
+                    bodiless=connection.bodiless,
+                    http11=request.version >= (1, 1),
+                    keep_alive=request.keep_alive,
+                )
+                head_sent = True
+                await pass_answer(request, connection, head)
+            finally:
+                await upload.end()
+                connection.close()
+        except TooLarge:
+            raise Problem(
+                "too-large",
+                f"The body is larger than {self._max_body} bytes. Send less, or raise --max-body.",
+            ) from None
+        except RequestPayloadError as error:
+            raise Problem(
+                "invalid-request", f"The request's body can't be read to its end: {error}."
+            ) from error
+        except (BrokenOff, Malformed, TimeoutError) as error:
+            if head_sent:
+                return break_off(request)
+            raise Problem(
+                "unavailable",
+                f"The {self._service} broke the request off ({error or 'no answer in time'}). Try again.",
+                retry_after=1,
+            ) from error
+        return SENT if head.keep_alive else SENT_LAST
+
+    def _head(self, request: BaseRequest, target: str) -> bytes:
+        request_id, traceparent, _ = identify(
+            request.headers.get("X-Request-Id"), request.headers.get("traceparent")
+        )
+        origin = cast("CallerConnection", request.protocol).origin
+        added = forwarding(request.headers, origin, request_id, traceparent)
+        return headers.request_head(
+            request.method, target, request.raw_headers, request.headers, added, without=_OWN
+        )
+
+    async def _connect(self) -> Connection:
+        try:
+            return await connect(sockets.address(self._socket))
+        except BrokenOff as error:
+            raise Problem(
+                "unavailable",
+                f"The {self._service} does not answer. It may be restarting; try again in a moment.",
+                retry_after=1,
+            ) from error
+
+    async def ask(self, method: str, target: str) -> tuple[int, bytes]:
+        """Make a request of our own; return status and body. Raises Problem `unavailable`."""
+        connection = await self._connect()
+        try:
+            async with asyncio.timeout(5.0):
+                connection.begin(method)
+                message = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+                connection.send(message.encode(), whole=True)
+                await connection.head()
+                body = b""
+                while (piece := await connection.read()) is not None:
+                    body += piece
+                return connection.status, body
+        except (BrokenOff, Malformed, TimeoutError) as error:
+            raise Problem(
+                "unavailable",
+                f"The {self._service} did not answer ({error or 'in time'}). Try again in a moment.",
+                retry_after=1,
+            ) from error
+        finally:
+            connection.close()
+
+    async def answers(self) -> bool:
+        """Tell whether the neighbour accepts connections."""
+        try:
+            connection = await self._connect()
+        except Problem:
+            return False
+        connection.close()
+        return True

@@ -1,0 +1,132 @@
+"""The gateway as a service: wires its parts, serves, and shuts down. Then read `invoke.py`.
+
+Shutdown: not ready → accept no more → let running calls end → break off the rest → give leases back.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, cast
+
+from aiohttp import web
+
+from function_service.client import FunctionServiceClient
+from gateway import routing
+from gateway.app import Platform
+from gateway.broker import Broker
+from gateway.connections import CallerConnection, Front, Handler
+from gateway.control import ControlApi
+from gateway.follow import Follower
+from gateway.invoke import Calls
+from gateway.meter import Meter
+from gateway.relay import Relay
+from gateway.replies import problem_response
+from gateway.reports import Reports
+from gateway.routing import Routes
+from pilotlight import sockets
+from pilotlight.datafolder import DataFolder
+from pilotlight.problems import Problem
+from pilotlight.settings import Settings
+
+_log = logging.getLogger(__name__)
+_DRAIN = 10.0  # seconds that running calls have to end at shutdown
+_GIVE_BACK = 3.0  # seconds for the leases
+
+
+async def serve(
+    settings: Settings,
+    data: DataFolder,
+    *,
+    listener: socket.socket,
+    stopping: asyncio.Event,
+    ready: Callable[[], None],
+) -> None:
+    """Serve on listener, which is bound, and on the private socket, until stopping is set.
+
+    `ready` is called once the functions are known. Until then calls are refused as `unavailable`.
+    """
+    client = FunctionServiceClient.connect(data)
+    routes = Routes()
+    broker = Broker(client.invocations, settings.queue)
+    client.connection.on_orphan["Invocations.acquire"] = broker.orphaned
+    meter = Meter(broker.queues, broker.counts)
+    reports = Reports(client.invocations, meter)
+    follower = Follower(client.invocations, routes, broker)
+    builder = Relay("builder", data.socket("builder"), settings.max_body)
+    documents = Relay("data API", data.socket("baas"), settings.max_body)
+    api = ControlApi(client.control, client.vault, builder)
+    platform = Platform(
+        routes=routes,
+        follower=follower,
+        meter=meter,
+        control=client.control,
+        api=api,
+        builder=builder,
+        data=documents,
+    )
+    calls = Calls(routes, broker, meter, reports, settings.max_body)
+    runner = web.AppRunner(platform.application(), handler_cancellation=True, access_log=None)
+    await runner.setup()
+    front = Front(runner, routing.PREFIX)
+    front.divert(_divider(calls))
+    private = data.socket("gateway")
+    try:
+        async with asyncio.TaskGroup() as group:
+            background = [
+                group.create_task(follower.run(), name="follow the function service"),
+                group.create_task(reports.run(), name="report calls"),
+            ]
+            try:
+                await front.listen(listener, inside=False)
+                await front.listen(sockets.listen(private), inside=True)
+                await _first(follower.known.wait(), stopping.wait())
+                if not stopping.is_set():
+                    ready()
+                await stopping.wait()
+                platform.closing = calls.closing = True
+                _log.info("action=stopping")
+                front.stop_accepting()
+                api.close()
+                await front.drain(_DRAIN)
+            finally:
+                for task in background:
+                    task.cancel()
+        await reports.flush()
+    finally:
+        await broker.close(_GIVE_BACK)
+        await runner.cleanup()
+        await client.close()
+        private.unlink(missing_ok=True)
+
+
+def _divider(calls: Calls) -> Callable[[web.BaseRequest, Handler], Awaitable[web.StreamResponse]]:
+    """Return what every request passes first: calls of functions go one way, everything else the other."""
+
+    async def divide(request: web.BaseRequest, rest: Handler) -> web.StreamResponse:
+        connection = cast("CallerConnection", request.protocol)
+        target = routing.origin_form(request.raw_path)
+        if target.startswith(routing.PREFIX):
+            return await calls.answer(request, connection.origin, target)
+        if request.method == "CONNECT":
+            response = problem_response(Problem("upgrade-refused", "This is no proxy: it opens no tunnels."))
+            response.force_close()
+            return response
+        if connection.origin.inside:
+            return problem_response(
+                Problem("not-found", "A function can only call functions here: /function/NAME.")
+            )
+        return await rest(request)
+
+    return divide
+
+
+async def _first(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Wait until one of them has ended."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
