@@ -14,6 +14,7 @@ class DataFolder:
     """Where everything that outlives a process is kept.
 
     admin.key        the first key, readable by its owner alone
+    platform.json    the address and the process of the platform that runs now
     registry.db      apps, functions, revisions, keys, secrets (function service)
     layers/          the code layers, one folder a digest (function service)
     logs/            what functions printed (function service)
@@ -29,6 +30,11 @@ class DataFolder:
     def admin_key(self) -> Path:
         """The file with the first key."""
         return self.root / "admin.key"
+
+    @property
+    def platform(self) -> Path:
+        """The file by which the commands find the platform that runs now."""
+        return self.root / "platform.json"
 
     @property
     def registry(self) -> Path:
@@ -119,3 +125,16 @@ class DataFolder:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         return descriptor
+
+    def holder_lives(self) -> bool:
+        """Tell whether the process that claimed the folder last is still there, whoever's it is.
+
+        Where it is not but the folder is locked, what it started is just ending.
+        """
+        try:
+            os.kill(int((self.root / "lock").read_text()), 0)
+        except PermissionError:
+            return True
+        except (OSError, ValueError):
+            return False
+        return True

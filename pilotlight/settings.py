@@ -119,6 +119,29 @@ class Settings:
         }
 
 
+def current(flags: Mapping[str, str | None] | None = None) -> Settings:
+    """Return the settings of this process: flags, then the environment, then defaults. Raises Problem."""
+    return Settings.load(os.environ, flags)
+
+
+def for_services(settings: Settings) -> dict[str, str]:
+    """Return the environment of a service that `up` starts: its own, with the settings in it."""
+    return {**os.environ, **settings.environment()}
+
+
+@dataclass(frozen=True)
+class Named:
+    """The platform that PILOTLIGHT_URL and PILOTLIGHT_KEY name; None where they are not set."""
+
+    url: str | None
+    key: str | None
+
+
+def named_platform() -> Named:
+    """Read where the commands shall look for the platform."""
+    return Named(os.environ.get("PILOTLIGHT_URL") or None, os.environ.get("PILOTLIGHT_KEY") or None)
+
+
 @dataclass(frozen=True)
 class OutsideProxy:
     """The proxy through which this machine reaches the outside, and the hosts that it reaches directly."""

@@ -1,0 +1,133 @@
+"""`pilotlight deploy --from URL`: push a folder of a git repository that lies elsewhere."""
+
+import argparse
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path, PurePosixPath
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from cli import client, git
+from pilotlight.problems import Problem
+
+if TYPE_CHECKING:
+    from git import Repo
+
+_AUTHOR = {
+    "GIT_AUTHOR_NAME": "Pilotlight",
+    "GIT_AUTHOR_EMAIL": "pilotlight@localhost",
+    "GIT_COMMITTER_NAME": "Pilotlight",
+    "GIT_COMMITTER_EMAIL": "pilotlight@localhost",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Take what to deploy, and as which app."""
+    parser.add_argument(
+        "--from", dest="source", required=True, metavar="URL", help="the git repository: URL or path"
+    )
+    parser.add_argument(
+        "--ref", default="HEAD", metavar="REF", help="a branch, tag or commit (default: its HEAD)"
+    )
+    parser.add_argument(
+        "--path", default="", metavar="SUB/FOLDER", help="the folder to deploy (default: all of it)"
+    )
+    parser.add_argument(
+        "--app", metavar="NAME", help="the app (default: the name of that folder or repository)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Fetch, cut the folder out, push; the build's lines come live on stderr. Raises Problem."""
+    platform = client.find()
+    folder = _folder(arguments.path)
+    name = folder.name or PurePosixPath(arguments.source.rstrip("/")).name.removesuffix(".git")
+    app = git.check_app(arguments.app) if arguments.app else git.app_name(name)
+    signal.signal(signal.SIGTERM, _exit)  # so that the folder goes, too, when this process is ended
+    with tempfile.TemporaryDirectory(prefix="pilotlight-deploy-") as temporary:
+        from git import Repo
+
+        with Repo.init(temporary, bare=True) as repository:
+            commit = _fetch(repository, arguments.source, arguments.ref)
+            tree = _tree(repository, commit, folder, arguments)
+            title = (
+                f"Deploy {folder} of {arguments.source} at {commit}"
+                if folder.name
+                else (f"Deploy {arguments.source} at {commit}")
+            )
+            with repository.git.custom_environment(**_AUTHOR):
+                made = repository.git.commit_tree(tree, "-m", title)
+        return _push(Path(temporary), platform, app, made)
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _folder(text: str) -> PurePosixPath:
+    folder = PurePosixPath(text.strip("/") or ".")
+    if ".." in folder.parts:
+        raise Problem("invalid-request", f"--path {text}: name a folder inside of the repository.")
+    return folder
+
+
+def _fetch(repository: "Repo", source: str, ref: str) -> str:
+    """Bring one commit, without its history where the other side can do that; return its id."""
+    from git import GitCommandError
+    from git.exc import UnsafeProtocolError
+
+    if source.startswith("-") or ref.startswith("-"):
+        raise Problem("invalid-request", "A repository or a ref can't start with a dash.")
+    source = str(Path(source).resolve()) if Path(source).is_dir() else source
+    try:
+        repository.git.check_unsafe_protocols(source)
+        try:
+            repository.git.fetch("--quiet", "--depth=1", "--no-tags", source, ref)
+            return str(repository.git.rev_parse("FETCH_HEAD^{commit}"))
+        except GitCommandError:
+            # Some servers give no single commit by its id, and none knows a shortened one
+            repository.git.fetch(
+                "--quiet", source, "+refs/heads/*:refs/remotes/from/*", "+refs/tags/*:refs/tags/*"
+            )
+            return str(repository.git.rev_parse("--verify", f"{ref}^{{commit}}"))
+    except UnsafeProtocolError as error:
+        raise Problem("invalid-request", f"{source}: this kind of address is not allowed.") from error
+    except GitCommandError as error:
+        raise Problem("invalid-request", f"{ref} of {source} can't be read: {_words(error)}") from error
+
+
+def _tree(repository: "Repo", commit: str, folder: PurePosixPath, arguments: argparse.Namespace) -> str:
+    from git import GitCommandError
+
+    if not folder.name:
+        return f"{commit}^{{tree}}"
+    try:
+        return str(repository.git.rev_parse("--verify", f"{commit}:{folder}^{{tree}}"))
+    except GitCommandError as error:
+        folders = repository.git.ls_tree("-d", "--name-only", commit).replace("\n", ", ") or "none"
+        raise Problem(
+            "not-found",
+            f"There is no folder {folder} in {arguments.source} at {arguments.ref}. There are: {folders}",
+        ) from error
+
+
+def _push(repository: Path, platform: client.Platform, app: str, commit: str) -> int:
+    """Push one commit to the branch that the app is deployed from; git passes on what the platform prints."""
+    url = git.address(platform.url, app)
+    if platform.key is not None:
+        git.keep_key(repository, platform.url, platform.key)
+    heads = git.attempt(repository, "ls-remote", "--symref", url, "HEAD")
+    first = heads.stdout.split()
+    branch = first[1] if heads.returncode == 0 and first[:1] == ["ref:"] else "refs/heads/main"
+    pushed = subprocess.run(
+        ["git", "push", "--force", url, f"{commit}:{branch}"], cwd=repository, check=False
+    )
+    return 0 if pushed.returncode == 0 else 1
+
+
+def _words(error: Any) -> str:
+    """Return what git said, without GitPython's frame around it."""
+    text = str(error.stderr).strip().removeprefix("stderr:").strip().strip("'").strip()
+    return text or f"git ended with {error.status}"

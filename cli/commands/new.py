@@ -1,0 +1,46 @@
+"""`pilotlight new RUNTIME NAME`: a folder with a function that works."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from pilotlight.ids import NAME_RULE, is_name
+from pilotlight.problems import Problem
+from runtimes.declaration import load_all
+
+_PLACEHOLDER = "__NAME__"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Take the runtime and the name."""
+    parser.add_argument("runtime", metavar="RUNTIME", help="python, node, native: a folder of runtimes/")
+    parser.add_argument("name", metavar="NAME", help="the function; also the folder that is made here")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Copy the runtime's template. Raises Problem."""
+    runtimes = load_all()
+    if arguments.runtime not in runtimes:
+        raise Problem(
+            "invalid-request", f"There is no runtime {arguments.runtime!r}. There are: {', '.join(runtimes)}"
+        )
+    if not is_name(arguments.name):
+        raise Problem("invalid-request", f"{arguments.name!r} can't name a function. A name has {NAME_RULE}.")
+    create(runtimes[arguments.runtime].template, Path.cwd() / arguments.name, arguments.name)
+    print(f"Made {arguments.name}/. Next:")
+    print(f"  cd {arguments.name} && git init -b main && git add . && git commit -m {arguments.name}")
+    print("  pilotlight remote add && git push pilotlight main")
+    return 0
+
+
+def create(template: Path, folder: Path, name: str) -> None:
+    """Copy a template to folder, with the name filled in. Raises Problem where folder is in use."""
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        raise Problem("conflict", f"{folder} exists and is not an empty folder. Choose another name.")
+    try:
+        shutil.copytree(template, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        for file in folder.rglob("*"):
+            if file.is_file() and _PLACEHOLDER in (text := file.read_text()):
+                file.write_text(text.replace(_PLACEHOLDER, name))
+    except OSError as error:
+        raise Problem("invalid-request", f"{folder} can't be made: {error.strerror}.") from error

@@ -1,0 +1,149 @@
+"""`pilotlight up`: the whole platform on this machine, in the foreground."""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import time
+from http.client import HTTPException
+from pathlib import Path
+from typing import Final
+
+from cli import delegation, listener, output
+from cli.client import Platform
+from cli.commands import flags
+from cli.serve import SERVICES, configure_logging, prepare
+from cli.supervisor import Service, Supervisor
+from pilotlight.datafolder import DataFolder
+from pilotlight.problems import Problem
+from pilotlight.settings import Settings, for_services
+
+_log = logging.getLogger(__name__)
+
+_START_WITHIN: Final = 120.0
+"""Seconds; a start takes about one, an emulated machine is twenty times slower."""
+
+_CLAIM_WITHIN: Final = 25.0
+"""Seconds that the services of a platform that was killed may still need to stop (serve.STOP_WITHIN)."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Take the settings."""
+    flags.add(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the platform until SIGINT or SIGTERM. Raises Problem."""
+    settings = flags.settings(arguments)
+    configure_logging("up")
+    data = DataFolder(settings.data)
+    prepare(data)
+    claim = _claim(data)
+    port = listener.bind(settings.host, settings.port)
+    delegation.request()
+    _clear(data)
+    try:
+        asyncio.run(_run(settings, data, port, claim))
+    finally:
+        data.platform.unlink(missing_ok=True)
+        _clear(data)
+    return 0
+
+
+async def _run(settings: Settings, data: DataFolder, port: socket.socket, claim: int) -> None:
+    environment = for_services(settings)
+    services = [
+        Service(
+            name,
+            {"claim": claim} | ({"listener": port.fileno()} if name == "gateway" else {}),
+            environment,
+        )
+        for name in SERVICES
+    ]
+    supervisor = Supervisor(services)
+    stopping = asyncio.Event()
+
+    def signalled(number: signal.Signals) -> None:
+        if stopping.is_set():
+            _log.warning("%s again: killing all services", number.name)
+            supervisor.kill()
+        else:
+            _log.info("%s: stopping; once more kills at once", number.name)
+            stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+            asyncio.get_running_loop().add_signal_handler(number, signalled, number)
+    await supervisor.run(stopping, _START_WITHIN, lambda: _serving(data, listener.url(port)))
+
+
+def _serving(data: DataFolder, url: str) -> None:
+    """Tell the world that the platform serves. Raises Problem where it does not."""
+    platform = Platform(url, data.admin_key.read_text().strip())
+    deadline = time.monotonic() + _START_WITHIN
+    while not _answers(platform):
+        if time.monotonic() > deadline:
+            raise Problem(
+                "unavailable", f"{url}/readyz does not say that the platform is ready. See the log above."
+            )
+        time.sleep(0.01)
+    _write_platform_file(data, url)
+    print(f"Pilotlight is ready on {url}", flush=True)
+    for guarantee in platform.get("/api/v1/guarantees")["guarantees"]:
+        if not guarantee["kept"]:
+            why = f"{guarantee['reason']} {guarantee['remedy']}"
+            output.note(f"Not guaranteed on this machine: {guarantee['name']}. {why}")
+
+
+def _answers(platform: Platform) -> bool:
+    try:
+        with platform.request("GET", "/readyz") as answer:
+            return answer.status == 200
+    except (OSError, HTTPException, Problem):
+        return False
+
+
+def _write_platform_file(data: DataFolder, url: str) -> None:
+    fresh = data.root / "platform.json.new"
+    fresh.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+    fresh.chmod(0o644)
+    fresh.replace(data.platform)
+
+
+def _claim(data: DataFolder) -> int:
+    """Lock the data folder; wait a while where the platform that holds it was killed and is just ending."""
+    deadline = time.monotonic() + _CLAIM_WITHIN
+    told = False
+    while True:
+        try:
+            return data.lock()
+        except Problem as problem:
+            if problem.kind != "conflict" or data.holder_lives() or time.monotonic() > deadline:
+                raise
+            if not told:
+                _log.info("waiting for the services of a platform that was killed to end")
+                told = True
+            time.sleep(0.05)
+
+
+def _clear(data: DataFolder) -> None:
+    """Empty the folder of sockets, unless something that a killed platform mounted is still below it."""
+    below = f" {data.run}/"
+    if below in Path("/proc/self/mountinfo").read_text():
+        _log.warning(
+            "%s holds mounts of a platform that was killed; it is left to the function service", data.run
+        )
+        return
+    for entry in data.run.iterdir():
+        if entry == data.instances:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    for entry in data.instances.iterdir():
+        entry.unlink()

@@ -1,0 +1,57 @@
+"""A control group in which limits can be set: asked of systemd, for this very process.
+
+A login shell sits in session-N.scope, which systemd keeps to itself, and so does what it starts. `up`
+therefore asks for a scope of its own with Delegate=yes and is moved into it: the call that systemd-run
+makes for a program that it starts, here for one that runs already. Standard output, signals and the
+terminal stay as they are. Where this is not possible nothing happens, and the guarantees tell.
+"""
+
+import logging
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+from function_service.engines.embedded import cgroup
+
+_log = logging.getLogger(__name__)
+
+_WITHIN: Final = 10.0
+_SYSTEMD: Final = Path("/run/systemd/system")  # is there when systemd is process 1, sd_booted(3)
+
+
+def request() -> None:
+    """Move this process into a delegated scope, where systemd runs and this is not yet one."""
+    if not _SYSTEMD.is_dir() or cgroup.own_group() is None or cgroup.delegated_base() is not None:
+        return
+    pid = str(os.getpid())
+    manager = "--system" if os.geteuid() == 0 else "--user"
+    # StartTransientUnit(name, mode, properties, auxiliary units), org.freedesktop.systemd1(5)
+    properties = ["3", "Description", "s", "Pilotlight", "PIDs", "au", "1", pid, "Delegate", "b", "true"]
+    command = [
+        *("busctl", manager, "--quiet", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"),
+        *("org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))"),
+        *(f"pilotlight-{pid}.scope", "fail", *properties, "0"),
+    ]
+    try:
+        asked = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=_WITHIN, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        _log.warning("systemd could not be asked for a control group: %s", error)
+        return
+    if asked.returncode != 0:
+        _log.warning("systemd gave no control group: %s", asked.stderr.strip())
+        return
+    _wait_until_moved()
+
+
+def _wait_until_moved() -> None:
+    """Wait for the end of what StartTransientUnit began."""
+    deadline = time.monotonic() + _WITHIN
+    while cgroup.delegated_base() is None:
+        if time.monotonic() > deadline:
+            _log.warning("systemd did not move this process into its control group within %g s", _WITHIN)
+            return
+        time.sleep(0.005)

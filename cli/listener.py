@@ -1,0 +1,82 @@
+"""The gateway's port: bound before privileges are dropped, and kept while the gateway restarts."""
+
+import errno
+import socket
+from pathlib import Path
+
+from pilotlight.problems import Problem
+
+_BACKLOG = 4096
+_LISTENING = "0A"  # the state in /proc/net/tcp, proc(5)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a non-blocking socket that listens on host and port. Raises Problem where that can't be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise Problem(
+            "invalid-request",
+            f"{host!r} is no address of this machine: {error.strerror}. Name one with --host.",
+        ) from error
+    listener = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise Problem("conflict", _refusal(host, port, error)) from error
+    return listener
+
+
+def url(listener: socket.socket) -> str:
+    """Return the address to reach a listener at from this machine."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  it is compared, not bound
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_free(host: str, port: int) -> bool:
+    """Tell whether a port could be bound now."""
+    try:
+        bind(host, port).close()
+    except Problem:
+        return False
+    return True
+
+
+def _refusal(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        holder = _holder(port)
+        by = f" by {holder}" if holder else ""
+        return f"Port {port} is in use{by}. Choose another one with --port, or end what uses it."
+    if error.errno == errno.EACCES:
+        return f"Port {port} is for root alone. Choose one from 1024 on with --port."
+    return f"The gateway can't listen on {host} port {port}: {error.strerror}. Choose with --host, --port."
+
+
+def _holder(port: int) -> str | None:
+    """Name the process that listens on a port, as far as this user may see it."""
+    sockets = {f"socket:[{inode}]" for inode in _listening(port)}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            descriptors = [str(entry.readlink()) for entry in (process / "fd").iterdir()]
+            name = (process / "comm").read_text().strip()
+        except OSError:  # another user's, or just ended
+            continue
+        if sockets.intersection(descriptors):
+            return f"process {process.name} ({name})"
+    return None
+
+
+def _listening(port: int) -> list[str]:
+    found = []
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        rows = [line.split() for line in table.read_text().splitlines()[1:]] if table.exists() else []
+        found += [
+            row[9] for row in rows if row[3] == _LISTENING and int(row[1].rpartition(":")[2], 16) == port
+        ]
+    return found

@@ -1,0 +1,181 @@
+"""What `pilotlight up` does: starts the services, keeps them running, and stops them in order.
+
+Each service is a process of its own (serve.py). One that dies is started again, after a growing pause.
+When this process dies, by whatever signal, the services see their lifelines end and stop by themselves.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from cli.serve import READY, STOP_WITHIN
+from pilotlight.descriptors import readable_once
+from pilotlight.problems import Problem
+
+_log = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 5.0
+_HEALTHY_AFTER = 30.0  # seconds of running after which the pause starts from its shortest again
+
+
+class Service:
+    """One service process, and its successors."""
+
+    def __init__(self, name: str, descriptors: dict[str, int], environment: dict[str, str]) -> None:
+        """`descriptors` are handed over, each as the flag of that name."""
+        self.name = name
+        self.ready = asyncio.Event()
+        self._descriptors = descriptors
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = asyncio.Event()
+        self._started = 0.0
+
+    async def run(self) -> None:
+        """Keep the service running until `stop`. Raises Problem where it ends before it was ever ready."""
+        pause = _FIRST_PAUSE
+        while not self._stopping.is_set():
+            self._started = time.monotonic()
+            code = await self._run_once()
+            if self._stopping.is_set():
+                return
+            if not self.ready.is_set():
+                raise Problem(
+                    "unavailable", f"The {self.name} service did not start; its reason stands above."
+                )
+            if time.monotonic() - self._started > _HEALTHY_AFTER:
+                pause = _FIRST_PAUSE
+            _log.error("%s has died (%s); starting it again in %.1f s", self.name, _ending(code), pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def _run_once(self) -> int:
+        """Start the process, and return its exit code once it has ended."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            ours.setblocking(False)
+            with theirs:
+                self._process = self._start(theirs.fileno())
+            descriptor = os.pidfd_open(self._process.pid)
+            waiting = asyncio.create_task(self._wait_for_ready(ours), name=f"{self.name} becomes ready")
+            try:
+                await readable_once(descriptor)
+            finally:
+                waiting.cancel()
+                os.close(descriptor)
+        return self._process.wait()
+
+    def _start(self, lifeline: int) -> "subprocess.Popen[bytes]":
+        handed = {"lifeline": lifeline, **self._descriptors}
+        flags = [word for flag, number in handed.items() for word in (f"--{flag}", str(number))]
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "cli.main", self.name, *flags],
+            env=self._environment,
+            pass_fds=tuple(handed.values()),
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # stdout is for the one line that tells that the platform is ready
+            start_new_session=True,  # Ctrl-C is for `up`, which stops the services in order
+        )
+
+    async def _wait_for_ready(self, lifeline: socket.socket) -> None:
+        if await asyncio.get_running_loop().sock_recv(lifeline, 1) == READY:
+            self.ready.set()
+            _log.info("%s is ready after %.2f s", self.name, time.monotonic() - self._started)
+
+    async def stop(self) -> None:
+        """Tell the service to stop, and wait until its process has ended."""
+        self._stopping.set()
+        if not self._signal(signal.SIGTERM) or self._process is None:
+            return
+        descriptor = os.pidfd_open(self._process.pid)
+        try:
+            async with asyncio.timeout(STOP_WITHIN):
+                await readable_once(descriptor)
+        except TimeoutError:
+            _log.error("%s did not stop within %d s and is killed", self.name, STOP_WITHIN)
+            self._signal(signal.SIGKILL)
+        finally:
+            os.close(descriptor)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._stopping.set()
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> bool:
+        """Send a signal; False where there is no process."""
+        if self._process is None or self._process.poll() is not None:
+            return False
+        self._process.send_signal(number)
+        return True
+
+
+class Supervisor:
+    """The services together."""
+
+    def __init__(self, services: list[Service]) -> None:
+        """`services` stand in the order of starting; they stop in the opposite order."""
+        self._services = services
+
+    async def run(self, stopping: asyncio.Event, start_within: float, serving: Callable[[], None]) -> None:
+        """Start all, call `serving` in a thread when all are ready, wait for `stopping`, stop all.
+
+        Raises Problem where a service does not start; nothing runs any more then.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for service in self._services:
+                    group.create_task(service.run(), name=service.name)
+                try:
+                    await self._live(stopping, start_within, serving)
+                finally:
+                    for service in reversed(self._services):
+                        await service.stop()
+        except ExceptionGroup as group_of_one:
+            raise group_of_one.exceptions[0] from None
+
+    async def _live(self, stopping: asyncio.Event, start_within: float, serving: Callable[[], None]) -> None:
+        told = asyncio.create_task(stopping.wait(), name="wait for a signal")
+        starting = asyncio.create_task(self._start(start_within, serving), name="start")
+        try:
+            done, _ = await asyncio.wait((told, starting), return_when=asyncio.FIRST_COMPLETED)
+            if starting in done:
+                starting.result()
+            await told
+        finally:
+            told.cancel()
+            starting.cancel()
+            await asyncio.gather(told, starting, return_exceptions=True)
+
+    async def _start(self, within: float, serving: Callable[[], None]) -> None:
+        try:
+            async with asyncio.timeout(within):
+                for service in self._services:
+                    await service.ready.wait()
+        except TimeoutError:
+            late = ", ".join(service.name for service in self._services if not service.ready.is_set())
+            raise Problem(
+                "unavailable", f"Not ready after {within:g} s: {late}. See the log above."
+            ) from None
+        await asyncio.to_thread(serving)
+
+    def kill(self) -> None:
+        """Kill all services at once: what a second signal asks for."""
+        for service in self._services:
+            service.kill()
+
+
+def _ending(code: int) -> str:
+    """Tell in words how a process ended."""
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"exit code {code}"
