@@ -1,0 +1,3 @@
+def handle(request):
+    name = request.query.get("name", "world")
+    return {"hello": name, "from": "Python"}
