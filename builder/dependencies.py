@@ -41,7 +41,9 @@ def plan(found: Found, index: PackageIndex) -> DependenciesPlan | None:
     total.update(steps_digest(wanted.steps))
     # the same names can mean other packages on another index
     total.update(repr(sorted(index.env.items())).encode())
-    return DependenciesPlan("d" + total.hexdigest()[:40], wanted.steps, tuple(name for name, _ in wanted.inputs))
+    return DependenciesPlan(
+        "d" + total.hexdigest()[:40], wanted.steps, tuple(name for name, _ in wanted.inputs)
+    )
 
 
 async def build(found: Found, wanted: DependenciesPlan, workshop: Workshop, folder: Path, say: Say) -> None:

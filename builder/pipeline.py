@@ -5,13 +5,12 @@ Everything happens before the ref moves; `pushes.py` decides whether a push depl
 
 import asyncio
 import contextlib
-import shutil
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import assemble, dependencies, manifest, publish
+from builder import assemble, dependencies, folders, manifest, publish
 from builder.detect import Found, Languages, detect
 from builder.limits import Limits
 from builder.source import Commit, Tree, extract
@@ -51,7 +50,7 @@ class Pipeline:
             return Prepared(app, branch, commit.id, await walk.prepare(await self.languages()))
         finally:
             # a push that is broken off must not leave its folder, so this is seen through
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, work, ignore_errors=True))
+            await asyncio.shield(asyncio.to_thread(folders.remove, work))
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 import logging
-import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder import publish
+from builder import folders, publish
 from builder.hookserver import Question, Terminal
 from builder.pipeline import Pipeline, Prepared
 from builder.refs import decide
@@ -151,7 +150,8 @@ class Pushes:
             await terminal.say("This push is not known to Pilotlight's builder any more. Push again.")
             return False
         try:
-            async with asyncio.timeout(self._limits.push):
+            # a little less than its request has, so that the pusher learns of it
+            async with asyncio.timeout(self._limits.push - self._limits.grace):
                 if question.hook == "pre-receive":
                     await self._before(push, question, terminal)
                 else:
@@ -244,4 +244,4 @@ def sweep(repository: Path) -> None:
     """Remove the quarantined objects of pushes that were killed, while no push is under way."""
     for pattern in ("incoming-*", "tmp_objdir-*"):
         for folder in (repository / "objects").glob(pattern):
-            shutil.rmtree(folder, ignore_errors=True)
+            folders.remove(folder)

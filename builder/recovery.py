@@ -1,9 +1,8 @@
 """What a builder does about the end of the one before it: half-done work goes, moved refs go live."""
 
 import logging
-import shutil
 
-from builder import publish
+from builder import folders, publish
 from builder.pushes import Pushes, sweep
 from builder.repository import Repositories
 from function_service.contract import Builds
@@ -16,10 +15,10 @@ _log = logging.getLogger(__name__)
 def clear(data: DataFolder, repositories: Repositories) -> None:
     """Remove what builds and pushes had on the disk when the builder ended."""
     for folder in data.builds.iterdir():
-        shutil.rmtree(folder)
+        folders.remove(folder)
     for pattern in (".new-*", ".gone-*"):
         for folder in repositories.root.glob(pattern):
-            shutil.rmtree(folder)
+            folders.remove(folder)
     for app in repositories.apps():
         sweep(repositories.path(app))
 

@@ -20,6 +20,14 @@ class Decision:
     first: str | None = None
 
 
+def _described(update: Update) -> str:
+    if update.branch is not None:
+        return f"branch {update.branch!r}"
+    if update.ref.startswith("refs/tags/"):
+        return f"tag {update.ref.removeprefix('refs/tags/')!r}"
+    return f"ref {update.ref!r}"
+
+
 def decide(app: str, updates: Sequence[Update], branches: Branches) -> Decision:
     """Decide about the ref updates of one push, in the order in which git named them."""
     for update in updates:
@@ -37,7 +45,7 @@ def decide(app: str, updates: Sequence[Update], branches: Branches) -> Decision:
     deploy = None
     notes = []
     for update in updates:
-        what = f"branch {update.branch!r}" if update.branch else update.ref.removeprefix("refs/")
+        what = _described(update)
         if update.branch is not None and update.branch == deployed:
             if update.deletes:
                 return Decision(

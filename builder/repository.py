@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from builder import folders
 from builder.limits import Limits
 from pilotlight.ids import short_id
 from pilotlight.problems import Problem
@@ -135,7 +136,7 @@ class Repositories:
             fresh.rename(self.path(app))
         except OSError:
             # another push made it meanwhile
-            await asyncio.to_thread(shutil.rmtree, fresh)
+            await asyncio.to_thread(folders.remove, fresh)
             if self.exists(app):
                 return False
             raise
@@ -145,7 +146,7 @@ class Repositories:
         """Remove the repository of an app: at once for everybody else, then from the disk."""
         gone = self.root / f".gone-{short_id()}"
         self.path(app).rename(gone)
-        await asyncio.to_thread(shutil.rmtree, gone)
+        await asyncio.to_thread(folders.remove, gone)
 
     async def branches(self, app: str) -> Branches:
         """Return the branches and which of them is deployed."""

@@ -20,7 +20,7 @@ def test_the_first_push_deploys_main_or_else_its_first_branch():
 
 def test_tags_alone_make_no_branch_the_deployed_one():
     decision = decide("x", [Update(ZERO, A, "refs/tags/v1")], NONE)
-    assert decision == Decision(notes=("The tags/v1 is stored, but not deployed: push a branch for that.",))
+    assert decision == Decision(notes=("The tag 'v1' is stored, but not deployed: push a branch for that.",))
 
 
 def test_later_pushes_deploy_the_same_branch():

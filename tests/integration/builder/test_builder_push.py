@@ -250,7 +250,7 @@ async def test_other_branches_and_tags_are_stored_and_not_deployed(platform):
     assert code == 0
     assert lines == [
         "The branch 'idea' is stored, but not deployed: the branch 'main' is.",
-        "The tags/v1 is stored, but not deployed: the branch 'main' is.",
+        "The tag 'v1' is stored, but not deployed: the branch 'main' is.",
     ]
     code, lines = await work.push(":idea")
     assert (code, lines) == (0, ["The branch 'idea' is deleted; nothing else changes."])

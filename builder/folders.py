@@ -1,0 +1,23 @@
+"""Removes folders that a build filled: whatever permissions it took away, and telling what stays."""
+
+import contextlib
+import logging
+import os
+import shutil
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder with all that is in it; for a thread. What can't be removed is logged."""
+    for parent, folders, _ in os.walk(folder):
+        for name in folders:
+            place = Path(parent) / name
+            if not place.is_symlink():
+                # package managers make read-only folders (Go's modules); another user's stay as they are
+                with contextlib.suppress(PermissionError):
+                    place.chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        _log.error("%s can't be removed; remove it by hand, as root", folder)

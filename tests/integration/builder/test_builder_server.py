@@ -1,0 +1,51 @@
+"""The service as `pilotlight builder` starts it."""
+
+import asyncio
+import subprocess
+
+from builder.server import Machine, serve
+from pilotlight.datafolder import DataFolder
+from pilotlight.settings import Settings
+
+
+async def test_it_serves_before_the_function_service_is_there_and_stops_when_told(tmp_path):
+    data = DataFolder(tmp_path / "a folder with a name that is too long for a socket" / ("x" * 80))
+    data.prepare()
+    stopping, ready = asyncio.Event(), asyncio.Event()
+    async with asyncio.timeout(10):
+        task = asyncio.create_task(serve(Settings(data=data.root), data, stopping=stopping, ready=ready.set))
+        await ready.wait()
+        assert data.socket("builder").exists()
+        stopping.set()
+        await task
+    assert not data.socket("builder").exists()
+    assert not data.socket("builder-hooks").exists()
+
+
+async def test_what_a_former_builder_left_is_cleared(tmp_path):
+    data = DataFolder(tmp_path)
+    data.prepare()
+    (data.builds / "old/x").mkdir(parents=True)
+    (data.repositories / ".new-1").mkdir()
+    (data.repositories / ".gone-2").mkdir()
+    subprocess.run(["git", "init", "-q", "--bare", data.repositories / "a.git"], check=True)
+    (data.repositories / "a.git/objects/incoming-1").mkdir()
+    (data.repositories / "a.git/objects/tmp_objdir-incoming-1").mkdir()
+    stopping = asyncio.Event()
+    async with asyncio.timeout(10):
+        await serve(Settings(data=data.root), data, stopping=stopping, ready=stopping.set)
+    assert list(data.builds.iterdir()) == []
+    assert sorted(p.name for p in data.repositories.glob("*") if p.name not in (".hooks", ".empty.git")) == [
+        "a.git"
+    ]
+    assert list((data.repositories / "a.git/objects").glob("*incoming*")) == []
+
+
+async def test_only_what_the_engine_has_too_can_be_deployed():
+    class Engine:
+        async def runtimes(self) -> list[str]:
+            return ["native"]
+
+    languages = await Machine(Engine()).languages()
+    assert {i.name for found in languages.interpreters.values() for i in found} == {"native"}
+    assert "python" in languages.runtimes
