@@ -1,6 +1,6 @@
 """The command line: names and one-line descriptions.
 
-Each command is a module of its own, imported when it is asked for, so that `pilotlight --help` answers at once.
+Each command is a module of its own, imported when it is asked for, so that `pilotlight --help` is quick.
 
 A command module has `configure(parser)` and `run(arguments)`, which returns the exit code.
 Exit codes: 0 it worked, 1 it did not, 2 the command line was wrong.
@@ -37,6 +37,19 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has left. Python would complain once more when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    return code
+
+
+def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -65,17 +78,10 @@ def _run(name: str, words: list[str]) -> int:
     parsed = parser.parse_args(words)
     try:
         code: int = command.run(parsed)
-        sys.stdout.flush()
     except Problem as problem:
         _say(problem.detail)
         for line in problem.extra.get("logs", []):
             print(f"  {line}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader (head, less) has left. Python would complain once more when it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     return code
 
