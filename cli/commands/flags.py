@@ -1,6 +1,8 @@
-"""The settings as flags: one for each field of Settings."""
+"""The settings as flags, one for each field of Settings; and the sockets that are handed over by number."""
 
 import argparse
+import os
+import socket
 from dataclasses import fields
 
 from pilotlight.settings import Settings, current
@@ -17,3 +19,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 def settings(arguments: argparse.Namespace) -> Settings:
     """Return the settings: flags, then environment, then defaults. Raises Problem."""
     return current({setting.name: getattr(arguments, setting.name) for setting in fields(Settings)})
+
+
+def adopt(descriptor: int | None) -> socket.socket | None:
+    """Take over a socket that the program which started this one has handed over."""
+    if descriptor is None:
+        return None
+    os.set_inheritable(descriptor, False)
+    return socket.socket(fileno=descriptor)

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import socket
 
 from cli.commands import flags
 from cli.serve import run_service
@@ -23,13 +22,6 @@ def run(arguments: argparse.Namespace) -> int:
     return run_service(
         arguments.command,
         flags.settings(arguments),
-        lifeline=_adopt(arguments.lifeline),
-        port=_adopt(arguments.listener),
+        lifeline=flags.adopt(arguments.lifeline),
+        port=flags.adopt(arguments.listener),
     )
-
-
-def _adopt(descriptor: int | None) -> socket.socket | None:
-    if descriptor is None:
-        return None
-    os.set_inheritable(descriptor, False)
-    return socket.socket(fileno=descriptor)

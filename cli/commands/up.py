@@ -34,6 +34,7 @@ _CLAIM_WITHIN: Final = 25.0
 def configure(parser: argparse.ArgumentParser) -> None:
     """Take the settings."""
     flags.add(parser)
+    parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,14 +48,17 @@ def run(arguments: argparse.Namespace) -> int:
     delegation.request()
     _clear(data)
     try:
-        asyncio.run(_run(settings, data, port, claim))
+        asyncio.run(_run(settings, data, port, claim, flags.adopt(arguments.lifeline)))
     finally:
         data.platform.unlink(missing_ok=True)
         _clear(data)
     return 0
 
 
-async def _run(settings: Settings, data: DataFolder, port: socket.socket, claim: int) -> None:
+async def _run(
+    settings: Settings, data: DataFolder, port: socket.socket, claim: int, lifeline: socket.socket | None
+) -> None:
+    """Run the services; `lifeline`, where there is one, tells when the program that started this one is gone."""
     environment = for_services(settings)
     services = [
         Service(
@@ -78,6 +82,8 @@ async def _run(settings: Settings, data: DataFolder, port: socket.socket, claim:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
             asyncio.get_running_loop().add_signal_handler(number, signalled, number)
+    if lifeline is not None:
+        asyncio.get_running_loop().add_reader(lifeline, stopping.set)
     await supervisor.run(stopping, _START_WITHIN, lambda: _serving(data, listener.url(port)))
 
 
