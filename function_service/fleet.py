@@ -22,8 +22,10 @@ from pilotlight.problems import Problem
 from pilotlight.rpc import Peer
 
 _log = logging.getLogger(__name__)
+ENDED_BY_ITSELF = "it ended by itself"
 _TICK = 1.0  # seconds between two looks of the scaler
 _DRAIN_MARGIN = 5.0  # seconds beyond a function's time-out after which a recalled instance is ended
+_REMEMBERED = 200  # instances that have ended
 _IDLE_WITHIN = 2.0  # seconds that `to_zero` waits for gateways to give instances back
 
 Event = RouteTable | Recall | Ended
@@ -41,6 +43,7 @@ class Fleet:
         self._layers = layers
         self._logs = logs
         self._instances: dict[str, Instance] = {}
+        self._ended: dict[str, Instance] = {}  # the latest ones, so that a gateway can ask for the cause
         self._starting: dict[str, int] = {}  # function → how many are being started
         self._histories: dict[str, History] = {}
         self._listeners: dict[Peer, Callable[[Event], None]] = {}
@@ -163,8 +166,8 @@ class Fleet:
         self._scale()
 
     def held(self, lease: str) -> Instance | None:
-        """Return the instance of a lease."""
-        return self._instances.get(lease)
+        """Return the instance of a lease, also one that has ended lately."""
+        return self._instances.get(lease) or self._ended.get(lease)
 
     # Instances
 
@@ -199,7 +202,7 @@ class Fleet:
 
     def _died(self, instance: Instance) -> None:
         if instance.state is not State.ENDED:
-            self.spawn(self.end(instance, instance.reason or "it ended by itself"), "clean up")
+            self.spawn(self.end(instance, instance.reason or ENDED_BY_ITSELF), "clean up")
 
     async def end(self, instance: Instance, reason: str) -> None:
         """Kill an instance and wait until everything in it is dead. May be called again."""
@@ -210,7 +213,10 @@ class Fleet:
             if instance.holder is not None and (tell := self._listeners.get(instance.holder)):
                 tell(Ended(instance.id))
         await self._engine.destroy(instance.sandbox)
-        self._instances.pop(instance.id, None)
+        if self._instances.pop(instance.id, None) is not None:
+            self._ended[instance.id] = instance
+            while len(self._ended) > _REMEMBERED:
+                del self._ended[next(iter(self._ended))]
 
     def drain(self, instances: Iterable[Instance], reason: str) -> None:
         """End idle instances now, and leased ones as soon as their calls have ended."""

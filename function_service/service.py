@@ -27,7 +27,7 @@ from function_service.contract import (
     Usage,
 )
 from function_service.engines.base import Engine
-from function_service.fleet import Event, Fleet
+from function_service.fleet import ENDED_BY_ITSELF, Event, Fleet
 from function_service.instance import State, explain
 from function_service.layers.store import LayerStore
 from function_service.logs import LogBook
@@ -97,7 +97,7 @@ class InvocationsDoor:
         """Tell why an instance broke off a call (see contract)."""
         instance = self._fleet.held(lease)
         if instance is None:
-            return "crashed", "The instance had ended before.", []
+            return "crashed", "The instance ended long ago; its logs may say why.", []
         ended = instance.sandbox.ended
         await asyncio.wait([asyncio.shield(ended)], timeout=_BREATH)
         if not ended.done():
@@ -105,8 +105,8 @@ class InvocationsDoor:
             lines = await instance.last_words(_LAST_WORDS)
             return "crashed", "The function broke off the connection without a whole answer.", lines
         reason = instance.reason
-        stopped = instance.state is State.ENDED and reason not in ("", "it ended by itself")
-        await self._fleet.end(instance, reason or "it ended by itself")
+        stopped = instance.state is State.ENDED and reason not in ("", ENDED_BY_ITSELF)
+        await self._fleet.end(instance, reason or ENDED_BY_ITSELF)
         lines = await instance.last_words(_LAST_WORDS)
         if stopped:
             return "crashed", f"The instance was stopped: {reason}.", lines
@@ -311,8 +311,8 @@ class BuildsDoor:
         return record.commit if record and record.commit else None
 
     def _below_builds(self, folder: str) -> Path:
-        path = Path(folder)
-        if not path.is_absolute() or path.resolve() != path or self._builds not in path.parents:
+        path = Path(folder).resolve()
+        if self._builds.resolve() not in path.parents:
             raise Problem("invalid-request", f"{folder} is not a folder of a build.")
         return path
 

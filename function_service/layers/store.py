@@ -67,12 +67,15 @@ class LayerStore:
             _remove_tree(folder)
             return
         try:
-            total = _make_read_only(folder)
+            # Moved first, so that whoever made it can't reach it by its name while it is checked
+            work = target.with_name(f"{new_id()}{_WORK}")
+            folder.rename(work)
+            total = _make_read_only(work)
             note = Layer(digest=digest, kind=kind, description=description, size=total, created=time.time())
             text = json.dumps({name: getattr(note, name) for name in note.__struct_fields__})
             target.with_name(digest + _NOTE).write_text(text)
             sync_filesystem(str(self._folder))
-            folder.rename(target)
+            work.rename(target)
         except OSError as error:
             raise Problem("unavailable", f"The layer could not be stored: {error.strerror}.") from error
 

@@ -20,7 +20,8 @@ from typing import Any
 import runtimes.declaration
 from function_service.contract import Exit, Guarantee, Job, Output, Stages
 from function_service.engines.base import Assignment, End, Sandbox, StartError, Use
-from function_service.engines.embedded import cgroup, container, guarantees, jobs, messages, sandbox, syscalls
+from function_service.engines.embedded import cgroup, container, guarantees, init, jobs, messages, syscalls
+from function_service.engines.embedded import sandbox as inside
 from function_service.engines.embedded.channel import Channel
 from function_service.engines.embedded.grants import Grants
 from function_service.engines.embedded.namespaces import Users
@@ -74,6 +75,8 @@ class EmbeddedEngine:
         cgroup.sweep(self._hierarchy)
         for leftover in self._data.instances.iterdir():
             leftover.unlink()
+        # What a job was building when a former run ended belongs to the user of its sandbox still
+        await asyncio.to_thread(jobs.give, [self._data.builds], self._data.builds.stat().st_uid)
         self._container = await asyncio.to_thread(self._make_container)
         await self._grants.start()
 
@@ -240,11 +243,14 @@ class EmbeddedEngine:
             "concurrency": assignment.concurrency,
             "folder": "/function",
             "serves": True,
-            "env": assignment.env,
+            "env": assignment.env | {"PILOTLIGHT_DATA_URL": f"http://127.0.0.1:{inside.DATA_PORT}"},
             "tmp": assignment.memory // 2,
         }
         if not runtime.forkable and runtime.boot(sandbox.interpreter) is None:
             message["command"] = _native_command(assignment.handler)
+            message["env"]["PORT"] = str(init.PORT)
+        if assignment.egress:
+            message["env"] |= jobs.proxy_environment(inside.EGRESS_PORT)
         handle = self._handle(sandbox)
         handle.group.limit(assignment.memory, PROCESSES)
         identity = {"app": assignment.app, "function": assignment.function}
@@ -263,6 +269,8 @@ class EmbeddedEngine:
         trees: list[tuple[Path, str, bool]],
         egress: tuple[str, ...],
         identity: dict[str, str],
+        *,
+        proxy: str = "egress",
     ) -> None:
         """Send the message and the mounts; return when it is ready. /tmp counts towards the memory."""
         handle = self._handle(sandbox)
@@ -278,7 +286,7 @@ class EmbeddedEngine:
         while True:
             answer, received = await handle.control.receive()
             if "egress" in answer and received:
-                self._grants.grant(sandbox.id, received[0], kind="egress", egress=list(egress), **identity)
+                self._grants.grant(sandbox.id, received[0], kind=proxy, egress=list(egress), **identity)
                 continue
             for descriptor in received:
                 os.close(descriptor)
@@ -319,22 +327,23 @@ class EmbeddedEngine:
         interpreter = runtimes.declaration.choose(self._interpreters, job.runtime)
         if interpreter is None:
             raise Problem("invalid-request", f"This machine has no runtime {job.runtime}.")
+        trees = [(Path(m.source), m.target, m.writable) for m in job.mounts]
+        writable = [path for path, _, can_write in trees if can_write]
+        owner = self._data.builds.stat().st_uid
         blank = await self._make(interpreter, "exec", None)
         handle = self._handle(blank)
         try:
             handle.group.limit(job.memory, 1024)
             handle.group.limit_cpu(job.cpu)
-            trees = [(Path(m.source), m.target, m.writable) for m in job.mounts]
-            writable = [path for path, _, can_write in trees if can_write]
             if self._users.count:
                 await asyncio.to_thread(jobs.give, writable, handle.uid)
             identity = {"app": "", "function": "build"}
             message: dict[str, Any] = {"command": list(job.command), "folder": job.folder, "serves": False}
             env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", **job.env}  # noqa: S108
             if job.egress:
-                env |= jobs.proxy_environment(sandbox.EGRESS_PORT)
+                env |= jobs.proxy_environment(inside.EGRESS_PORT)
             message |= {"env": env, "tmp": job.memory // 2}
-            await self._attach(blank, message, trees, job.egress, identity)
+            await self._attach(blank, message, trees, job.egress, identity, proxy="build")
             async with contextlib.aclosing(
                 jobs.follow(blank, job, writable, lambda: kill(handle.pidfd))
             ) as stream:
@@ -345,7 +354,7 @@ class EmbeddedEngine:
         finally:
             await asyncio.shield(asyncio.ensure_future(self.destroy(blank)))
             if self._users.count:
-                await asyncio.to_thread(jobs.give, writable, os.geteuid())
+                await asyncio.to_thread(jobs.give, writable, owner)
 
 
 def _native_command(handler: str) -> list[str]:

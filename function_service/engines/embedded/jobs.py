@@ -27,12 +27,15 @@ def proxy_environment(port: int) -> dict[str, str]:
 
 
 def give(folders: list[Path], uid: int) -> None:
-    """Give folders, and all that is in them, to a user; links are not followed."""
+    """Give folders, and all that is in them, to a user; no link is followed, whoever sets it meanwhile."""
     for top in folders:
-        os.chown(top, uid, uid)
-        for folder, folders_in_it, files in os.walk(top):
-            for name in (*folders_in_it, *files):
-                os.lchown(Path(folder) / name, uid, uid)
+        for _, _, files, descriptor in os.fwalk(top, follow_symlinks=False):
+            os.fchown(descriptor, uid, uid)
+            for name in files:
+                os.chown(name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
+            for entry in os.scandir(descriptor):
+                if entry.is_symlink():  # fwalk counts a link to a folder among the folders
+                    os.chown(entry.name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
 
 
 def size(folders: list[Path]) -> int:

@@ -114,6 +114,13 @@ def _tmp_options(size: int) -> str:
 
 def _attach(control: socket.socket, attachment: dict[str, Any], trees: list[int]) -> None:
     """Mount the code, while this process still may."""
+    tools = [target for target in attachment["mounts"] if target.startswith("/tools/")]
+    if tools:
+        syscalls.mount(
+            "tmpfs", "/tools", "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "size=64k,mode=755"
+        )
+        for target in tools:
+            os.mkdir(target, 0o755)  # noqa: PTH102  pathlib is not loaded here
     for target, tree in zip(attachment["mounts"], trees, strict=True):
         syscalls.move_mount(tree, target)
         os.close(tree)

@@ -1,0 +1,172 @@
+"""A real function service with the embedded engine, in a process of its own, as root or as an ordinary user."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from function_service.client import FunctionServiceClient
+from function_service.contract import FunctionConfig, Lease, Revision
+from pilotlight.datafolder import DataFolder
+
+ROOT = Path(__file__).parents[2]
+USER = 23456  # an ordinary user that exists nowhere
+
+_START = """
+import os, sys
+from pathlib import Path
+from pilotlight.privileges import drop
+user = int(sys.argv[1])
+if user:
+    drop(user, keep=[Path(sys.argv[2])])
+os.execv(sys.executable, [sys.executable, "-m", "cli.main", "function-service", "--data", sys.argv[2]])
+"""
+
+PROBE = """
+import json, os, sys
+def handle(request):
+    scope = {}
+    exec(request.text, scope)
+    return json.dumps(scope["result"])
+"""
+"""A function that runs what it is sent, and answers what that calls `result`."""
+
+
+@dataclass
+class Service:
+    """A function service under test."""
+
+    data: DataFolder
+    client: FunctionServiceClient
+    process: asyncio.subprocess.Process
+    python: str
+
+    async def deploy(
+        self, name: str, files: dict[str, str], *, handler: str = "handler:handle", **config: Any
+    ) -> Revision:
+        """Make a revision out of files live."""
+        revision = await self.prepare(name, files, handler=handler, **config)
+        await self.client.builds.prepare(name, revision.commit, [revision])
+        await self.client.builds.activate(name, revision.commit)
+        return revision
+
+    async def prepare(
+        self, name: str, files: dict[str, str], *, handler: str = "handler:handle", **config: Any
+    ) -> Revision:
+        """Make the layer of a revision."""
+        digest = "code-" + hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+        if not await self.client.builds.has_layer(digest):
+            folder = Path(tempfile.mkdtemp(dir=self.data.builds))
+            for path, content in files.items():
+                target = folder / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(content)
+                target.chmod(0o755 if content.startswith("#!") else 0o644)
+            self.give(folder)
+            await self.client.builds.seal_layer(digest, str(folder), name)
+        settings = FunctionConfig(name=name, handler=handler, **({"runtime": self.python} | config))
+        identity = hashlib.sha256(repr((settings, digest)).encode()).hexdigest()[:12]
+        return Revision(
+            id=f"r{identity}", app=name, config=settings, code=digest, commit=identity, created=time.time()
+        )
+
+    def give(self, folder: Path) -> None:
+        """Give a folder to the user as whom the service runs."""
+        owner = self.data.root.stat().st_uid
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, owner, owner)
+
+    async def acquire(self, name: str, wait: float = 20.0) -> Lease:
+        """Get an instance."""
+        return await self.client.invocations.acquire(name, wait)
+
+    async def ask(self, name: str, body: str = "", method: str = "POST") -> tuple[int, str]:
+        """Call a function once on an instance of its own, and give it back."""
+        lease = await self.acquire(name)
+        try:
+            return await request(lease, body, method)
+        finally:
+            await self.client.invocations.release(lease.id)
+
+    async def probe(self, name: str, source: str) -> Any:
+        """Have the PROBE function run source, and return its `result`."""
+        status, text = await self.ask(name, source)
+        assert status == 200, text
+        return json.loads(text)
+
+
+async def request(lease: Lease, body: str = "", method: str = "POST") -> tuple[int, str]:
+    """Send one request to an instance; return status and body. Raises EOFError when it breaks off."""
+    async with asyncio.timeout(30):
+        reader, writer = await asyncio.open_unix_connection(lease.socket)
+        try:
+            data = body.encode()
+            head = (
+                f"{method} / HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+            )
+            writer.write(head.encode() + data)
+            answer = await reader.read()
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+    if b"\r\n\r\n" not in answer:
+        raise EOFError("no answer")
+    lines, _, rest = answer.partition(b"\r\n\r\n")
+    return int(lines.split()[1]), rest.decode()
+
+
+@contextlib.asynccontextmanager
+async def running(user: int, folder: Path | None = None) -> AsyncIterator[Service]:
+    """Run a function service as root (0) or as an ordinary user."""
+    root = folder or Path(tempfile.mkdtemp(prefix="pilotlight-test-"))
+    data = DataFolder(root)
+    data.prepare()
+    own = user or os.geteuid()
+    if own != os.geteuid():
+        for path in (root, *root.rglob("*")):
+            os.chown(path, own, own)
+        root.chmod(0o700)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _START, str(user if user != os.geteuid() else 0), str(root), cwd=ROOT
+    )
+    client = FunctionServiceClient.connect(data)
+
+    async def listen() -> None:
+        async for _ in client.invocations.events():
+            pass  # a gateway always listens; the service tells it what happens to its leases
+
+    listening = None
+    try:
+        names = await client.builds.runtimes()
+        listening = asyncio.create_task(listen())
+        yield Service(data, client, process, next(n for n in names if n.startswith("python")))
+    finally:
+        if listening is not None:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+        await client.close()
+        if process.returncode is None:
+            process.terminate()
+        async with asyncio.timeout(20):
+            await process.wait()
+        if folder is None:
+            shutil.rmtree(root)
+
+
+def modes() -> list[Any]:
+    """Return the users as whom the embedded engine is tested: root and an ordinary one, where we may choose."""
+    import pytest
+
+    if os.geteuid() == 0:
+        return [pytest.param(0, id="root"), pytest.param(USER, id="ordinary user")]
+    return [pytest.param(os.geteuid(), id="ordinary user")]
