@@ -43,10 +43,15 @@ class Authority:
 
 
 class Rules:
-    """What one function may reach: `host:port`, or `*.domain:port` for all hosts below a domain."""
+    """What one function may reach: `host:port`, or `*.domain:port` for all hosts below a domain.
 
-    def __init__(self, entries: Iterable[str]) -> None:
+    `internal` says that the names may lead to addresses that are not the internet's: so it is for builds,
+    whose entries come from the operator's own configuration of package indexes.
+    """
+
+    def __init__(self, entries: Iterable[str], *, internal: bool = False) -> None:
         """Read the entries. Raises ValueError."""
+        self._internal = internal
         self._exact: set[Authority] = set()
         self._below: set[tuple[str, int]] = set()
         for entry in entries:
@@ -69,7 +74,7 @@ class Rules:
 
     def reachable(self, address: IPAddress, port: int) -> bool:
         """Tell whether a connection to the address may be made: it is public, or an entry is that address."""
-        return is_public(address) or Authority(str(address), port, address) in self._exact
+        return self._internal or is_public(address) or Authority(str(address), port, address) in self._exact
 
 
 def is_public(address: IPAddress) -> bool:

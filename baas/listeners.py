@@ -2,7 +2,7 @@
 
 Messages on the SOCK_SEQPACKET socket, each one JSON object:
 
-    {"grant": INSTANCE, "kind": "data" | "egress", "app": …, "function": …, "egress": [host:port …]}
+    {"grant": INSTANCE, "kind": "data" | "egress" | "build", "app": …, "function": …, "egress": [host:port …]}
     {"revoke": INSTANCE}
 
 The first carries one descriptor.
@@ -16,7 +16,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -37,7 +37,7 @@ class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A listener is handed over."""
 
     grant: str
-    kind: Literal["data", "egress"]
+    kind: Literal["data", "egress", "build"]
     app: str
     function: str
     egress: list[str] = []
@@ -86,6 +86,7 @@ class Handover:
         self._make = make
         self._changed = changed
         self._granted: dict[tuple[str, str], _Granted] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def run(self, ready: Callable[[], None], grace: float) -> None:
         """Serve until cancelled; then requests under way have up to `grace` seconds."""
@@ -97,7 +98,9 @@ class Handover:
         finally:
             listener.close()
             self._path.unlink(missing_ok=True)
-            await self._close(list(self._granted), grace)
+            self._close(list(self._granted), grace)
+            if self._closing:
+                await asyncio.wait(self._closing)
 
     async def _accept(self, listener: socket.socket, peers: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
@@ -136,9 +139,8 @@ class Handover:
         except asyncio.CancelledError:
             peer.close()  # its grants stay until `run` closes them, with its grace
             raise
-        mine = [name for name, granted in self._granted.items() if granted.peer is peer]
         peer.close()
-        await self._close(mine, 0)
+        self._close([name for name, granted in self._granted.items() if granted.peer is peer], 0)
 
     async def _handle(self, peer: socket.socket, content: bytes, descriptors: list[int]) -> None:
         """Carry out one message. Descriptors that are taken over are removed from the list.
@@ -147,24 +149,34 @@ class Handover:
         """
         message = _decode(content)
         if isinstance(message, Revoke):
-            await self._close([name for name in self._granted if name[0] == message.revoke], 0)
+            self._close([name for name in self._granted if name[0] == message.revoke], 0)
             return
         if len(descriptors) != 1:
             raise ValueError(f"{message.grant} came with {len(descriptors)} descriptors, not with one")
         service = self._make(message)
         name = (message.grant, message.kind)
-        await self._close([name] if name in self._granted else [], 0)  # the newest one is right
-        await service.start(_listener(descriptors.pop()))
+        self._close([name] if name in self._granted else [], 0)  # the newest one is right
         self._granted[name] = _Granted(peer, message, service)
         self._count(message.kind)
+        try:
+            await service.start(_listener(descriptors.pop()))
+        except (ValueError, OSError):
+            self._close([name], 0)
+            raise
 
-    async def _close(self, names: list[tuple[str, str]], grace: float) -> None:
-        closing: list[Awaitable[None]] = []
+    def _close(self, names: list[tuple[str, str]], grace: float) -> None:
+        """Begin to close services. `run` waits for it, so that no cancellation leaves one half closed."""
         for name in names:
             granted = self._granted.pop(name)
             self._count(granted.grant.kind)
-            closing.append(granted.service.close(grace))
-        await asyncio.gather(*closing)
+            task = asyncio.get_running_loop().create_task(granted.service.close(grace), name=f"close {name}")
+            self._closing.add(task)
+            task.add_done_callback(self._closed)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            _log.error("A listener was not closed well", exc_info=error)
 
     def _count(self, kind: str) -> None:
         self._changed(kind, sum(1 for _, granted_kind in self._granted if granted_kind == kind))

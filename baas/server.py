@@ -44,8 +44,8 @@ async def serve(
             faces = Faces(Documents(store), calls, metrics)
 
             def make(grant: Grant) -> Service:
-                if grant.kind == "egress":
-                    rules = Rules(grant.egress)
+                if grant.kind != "data":
+                    rules = Rules(grant.egress, internal=grant.kind == "build")
                     return EgressProxy(rules, dialer, metrics, connections=_EGRESS_CONNECTIONS)
                 return Face(faces.function(grant.app, grant.function), connections=_DATA_CONNECTIONS)
 
