@@ -52,6 +52,7 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="end by itself")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _exit)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # in step with what git prints
     data = DataFolder(_FOLDER / "platform")
     try:
         _make_room(data)
@@ -135,9 +136,8 @@ def _show(platform: Platform, data: DataFolder, *, once: bool) -> int:
     samples = _usable()
     deployed = {name: runtime for name, runtime in samples.items() if _push(platform, name)}
     calls = [call for name in deployed for call in _replay_twice(platform, name)]
-    print(
-        f"\nEach sample was called twice; milliseconds, as the receipt of the answer tells:\n\n{_table(calls, deployed)}"
-    )
+    print("\nEach sample was called twice; milliseconds, as the receipt of the answer tells:\n")
+    print(_table(calls, deployed))
     if _SHOWN in deployed:
         calls += _to_zero_and_back(platform)
     wrong = [f"{call.function}: {text}" for call in calls for text in call.differences]
@@ -175,7 +175,7 @@ def _push(platform: Platform, name: str) -> bool:
     git.run(repository, *_AUTHOR, "commit", "--quiet", "--message", f"Add {name}")
     git.run(repository, "remote", "add", git.REMOTE, git.address(platform.url, name))
     git.keep_key(repository, platform.url, platform.key or "")
-    print(f"\n{name}$ git push {git.REMOTE} main", flush=True)
+    print(f"\n{name}$ git push {git.REMOTE} main")
     pushed = subprocess.run(["git", "push", "--quiet", git.REMOTE, "main"], cwd=repository, check=False)
     return pushed.returncode == 0
 

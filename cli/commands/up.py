@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 async def _run(
     settings: Settings, data: DataFolder, port: socket.socket, claim: int, lifeline: socket.socket | None
 ) -> None:
-    """Run the services; `lifeline`, where there is one, tells when the program that started this one is gone."""
+    """Run the services; the end of `lifeline` tells that the program which started this one is gone."""
     environment = for_services(settings)
     services = [
         Service(
