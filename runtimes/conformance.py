@@ -60,10 +60,9 @@ class Reply:
 class Connection:
     """A client's connection, on which what is sent can be malformed."""
 
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
+    def __init__(self, client: socket.socket) -> None:
+        self._socket = client
         self._socket.settimeout(DEADLINE)
-        self._socket.connect(str(path))
         self._buffer = b""
 
     def __enter__(self) -> Self:
@@ -247,7 +246,9 @@ class Shim:
 
     def connect(self) -> Connection:
         """Return a new connection."""
-        return Connection(self.folder / "socket")
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(self.folder / "socket"))
+        return Connection(client)
 
     @property
     def output(self) -> str:

@@ -29,6 +29,12 @@ class Lifespan:
         self._task = self._loop.create_task(self._run())
         return self._loop.run_until_complete(self._started)
 
+    def cancel(self) -> None:
+        """End the application's part of it, without a shutdown."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            self._loop.run_until_complete(asyncio.wait([self._task]))
+
     async def _run(self) -> None:
         scope = {"type": "lifespan", "asgi": _VERSION, "state": self.state}
         try:
