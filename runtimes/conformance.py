@@ -204,7 +204,7 @@ class Shim:
         with theirs:
             self.process = subprocess.Popen(
                 self.subject.command,
-                cwd=self.subject.folder,
+                cwd="/",  # a sandbox is booted before the function's folder is there
                 env={"PATH": "/usr/bin:/bin"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -228,7 +228,12 @@ class Shim:
 
     def attach(self) -> dict[str, Any] | None:
         """Hand the function over, and return what the shim says."""
-        order = {"handler": self.subject.handler, "concurrency": self.concurrency, "env": self.env}
+        order = {
+            "folder": str(self.subject.folder),
+            "handler": self.subject.handler,
+            "concurrency": self.concurrency,
+            "env": self.env,
+        }
         self._control.sendall(json.dumps(order).encode() + b"\n")
         return self.receive()
 

@@ -108,21 +108,23 @@ class EmbeddedEngine:
         return digest
 
     def _runtime_layer(self, runtime: Runtime, interpreter: Interpreter) -> str:
-        """Return the layer with the shim, at /runtime in the root."""
+        """Return the layer with the shim, at /runtime/NAME in the root."""
+        files = {}
+        if runtime.shim is not None:
+            for path in sorted(runtime.shim.rglob("*")):
+                if path.is_file() and "__pycache__" not in path.parts:
+                    files[path.relative_to(runtime.shim)] = path.read_bytes()
         content = hashlib.sha256(interpreter.executable.encode())
-        files = (
-            sorted(p for p in runtime.shim.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-            if runtime.shim
-            else []
-        )
-        for path in files:
-            content.update(path.name.encode() + path.read_bytes())
+        for name, text in files.items():
+            content.update(b"%s\0%d\0%s" % (bytes(name), len(text), text))
         digest = f"runtime-{content.hexdigest()[:24]}"
         if not self._layers.has(digest):
             with self._layers.new() as folder:
-                (folder / "runtime" / runtime.name).mkdir(parents=True)
-                for path in files:
-                    shutil.copy(path, folder / "runtime" / runtime.name / path.name)
+                top = folder / "runtime" / runtime.name
+                top.mkdir(parents=True)
+                for name, text in files.items():
+                    (top / name).parent.mkdir(parents=True, exist_ok=True)
+                    (top / name).write_bytes(text)
                 self._layers.seal(digest, folder, "runtime", f"{interpreter.name} and its shim")
         return digest
 

@@ -64,7 +64,7 @@ def run(
     """Start what was attached, say when it is ready, and stay until it ends, with its exit code."""
     if booted is not None:
         confine()
-        names = ("handler", "concurrency", "env")
+        names = ("folder", "handler", "concurrency", "env")
         answer = booted.ask({name: attachment[name] for name in names})
         if answer is None:
             _end_like(booted.pid)

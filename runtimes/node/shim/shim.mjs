@@ -55,6 +55,7 @@ async function main() {
   if (message === null) process.exit(0);
   for (const name of Object.keys(process.env)) delete process.env[name];
   Object.assign(process.env, message.env);
+  process.chdir(message.folder);
 
   const exited = (code) => {
     const error = `The function ends the process while it is imported, with code ${code}.`;

@@ -110,7 +110,8 @@ def main() -> int:
         return 0
     os.environ.clear()
     os.environ.update(message["env"])
-    sys.path[:0] = [os.getcwd(), "/dependencies"]  # noqa: PTH109
+    os.chdir(message["folder"])
+    sys.path[:0] = [message["folder"], "/dependencies"]
     try:
         application = load(message["handler"])
     except LoadError as error:
