@@ -171,7 +171,8 @@ class Broker:
                 function.route = route
             if route is None or route.revision != former.revision:
                 for held in list(function.open):
-                    self._drain(held)
+                    if route is None or held.lease.revision != route.revision:
+                        self._drain(held)
             self._ask(function)
             self._forget_if_empty(function)
 

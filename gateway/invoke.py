@@ -154,7 +154,8 @@ class Calls:
         self._meter.refusal(problem.kind)
         self._ended(call, problem.status, problem)
         response = problem_response(problem, call.failure_headers())
-        if self.closing or (call.upload is not None and call.upload.unread):
+        unread = call.upload is None or call.upload.unread  # the caller may be about to send its body, or not
+        if self.closing or problem.kind == "upgrade-refused" or (unread and "Expect" in call.request.headers):
             response.force_close()
         return response
 

@@ -1,0 +1,287 @@
+"""A function service without sandboxes: it implements the contract in memory, and notes what was asked of it."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+
+from function_service.contract import (
+    Access,
+    App,
+    Control,
+    Ended,
+    FunctionConfig,
+    FunctionStatus,
+    Guarantee,
+    InstanceStatus,
+    Invocations,
+    Key,
+    Layer,
+    Lease,
+    LogLine,
+    Recall,
+    Revision,
+    Route,
+    RouteTable,
+    Stages,
+    Usage,
+    Vault,
+)
+from pilotlight.datafolder import DataFolder
+from pilotlight.problems import Problem
+from pilotlight.rpc import Server, peer
+from tests.fakes.instances import Behaviour, FakeInstance, hello
+
+STAGES = Stages(container=3.0, runtime=2.0, code=1.0)
+
+
+class FakeFunctionService:
+    """Serves Invocations, Control and Vault. `acquire` waits for `gate` (open at first)."""
+
+    def __init__(self, data: DataFolder) -> None:
+        self.data = data
+        self.routes: dict[str, Route] = {}
+        self.behaviours: dict[str, Behaviour] = {}
+        self.keys_by_digest: dict[str, str] = {}
+        self.idle = 30.0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.refuse: Callable[[str], Problem | None] = lambda function: None
+        self.capacity = 10_000
+        self.acquires = 0
+        self.acquiring = 0
+        self.cancelled = 0
+        self.leases: dict[str, FakeInstance] = {}
+        self.instances_made: list[FakeInstance] = []
+        self.idle_instances: dict[str, list[FakeInstance]] = {}
+        self.released: list[str] = []
+        self.stopped: list[tuple[str, str]] = []
+        self.diagnosed: list[str] = []
+        self.diagnosis: tuple[str, str, list[str]] = ("crashed", "The process exited with 1.", ["Traceback", "boom"])
+        self.usage: list[Usage] = []
+        self.secrets_set: dict[str, str] = {}
+        self.deleted: list[str] = []
+        self.lines = [LogLine(time=1.0, instance="i1", line=f"line {n}") for n in range(3)]
+        self.changed = asyncio.Condition()
+        self._streams: set[asyncio.Queue[RouteTable | Recall | Ended]] = set()
+        self._numbers = itertools.count(1)
+        self._server: Server | None = None
+
+    async def start(self) -> None:
+        self._server = Server(
+            self.data.socket("function-service"), {Invocations: self, Control: self, Vault: self}
+        )
+        await self._server.start()
+
+    async def stop_serving(self) -> None:
+        """Go away as a service that is restarted; the instances live on."""
+        assert self._server is not None
+        await self._server.close()
+        self._server = None
+        self.leases.clear()
+
+    async def close(self) -> None:
+        if self._server is not None:
+            await self._server.close()
+        for instance in self.instances_made:
+            await instance.kill()
+
+    # what tests do
+
+    def deploy(self, name: str, behaviour: Behaviour = hello, *, revision: str = "r1", **route: object) -> None:
+        """Make a revision live."""
+        values = {"access": Access.PUBLIC, "timeout": 10.0, "concurrency": 1, "max_instances": 20, **route}
+        self.behaviours[f"{name}/{revision}"] = behaviour
+        self.routes[name] = Route(function=name, app="app", revision=revision, **values)  # type: ignore[arg-type]
+        self.idle_instances.pop(name, None)
+        self.tell(self.table())
+
+    def table(self) -> RouteTable:
+        return RouteTable(dict(self.routes), dict(self.keys_by_digest))
+
+    def tell(self, event: RouteTable | Recall | Ended) -> None:
+        for stream in self._streams:
+            stream.put_nowait(event)
+
+    async def until(self, condition: Callable[[], object], seconds: float = 5.0) -> None:
+        """Wait until condition holds; it is looked at after each thing that happens here."""
+        async with asyncio.timeout(seconds), self.changed:
+            await self.changed.wait_for(condition)
+
+    async def _changed(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
+
+    # Invocations
+
+    async def events(self) -> AsyncIterator[RouteTable | Recall | Ended]:
+        queue: asyncio.Queue[RouteTable | Recall | Ended] = asyncio.Queue()
+        self._streams.add(queue)
+        try:
+            yield self.table()
+            while True:
+                yield await queue.get()
+        finally:
+            self._streams.discard(queue)
+
+    async def acquire(self, function: str, wait: float) -> Lease:
+        self.acquires += 1
+        self.acquiring += 1
+        await self._changed()
+        try:
+            await self.gate.wait()
+            if (problem := self.refuse(function)) is not None:
+                raise problem
+            if function not in self.routes:
+                raise Problem("unknown-function", f"There is no function {function!r}.")
+            route = self.routes[function]
+            if len(self.leases) >= self.capacity:
+                raise Problem("no-capacity", "The machine is full. Wait, or add memory.")
+            cold = not self.idle_instances.get(function)
+            if cold:
+                instance = FakeInstance(
+                    self.data.instances, self.behaviours[f"{function}/{route.revision}"], route.concurrency
+                )
+                await instance.start()
+                self.instances_made.append(instance)
+            else:
+                instance = self.idle_instances[function].pop()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.acquiring -= 1
+            with contextlib.suppress(RuntimeError):
+                asyncio.get_running_loop().create_task(self._changed())  # noqa: RUF006
+        lease = Lease(
+            id=f"l{next(self._numbers)}",
+            function=function,
+            revision=route.revision,
+            instance=instance.id,
+            socket=str(instance.path),
+            concurrency=route.concurrency,
+            cold=cold,
+            stages=STAGES if cold else Stages(),
+            idle=self.idle,
+        )
+        self.leases[lease.id] = instance
+        connection = peer.get(None)
+        if connection is not None:
+            connection.on_close.append(lambda: self.leases.pop(lease.id, None) and None)
+        return lease
+
+    async def release(self, lease: str) -> None:
+        instance = self.leases.pop(lease, None)
+        if instance is not None:
+            assert instance.running == 0 or not instance.alive, "released while a call was under way"
+            self.released.append(lease)
+        await self._changed()
+
+    async def stop(self, lease: str, reason: str) -> None:
+        instance = self.leases.pop(lease, None)
+        if instance is not None:
+            await instance.kill()
+        self.stopped.append((lease, reason))
+        await self._changed()
+
+    async def diagnose(self, lease: str) -> tuple[str, str, list[str]]:
+        instance = self.leases.pop(lease, None)
+        self.diagnosed.append(lease)
+        if instance is None:
+            raise Problem("not-found", f"There is no lease {lease}.")
+        await instance.kill()
+        await self._changed()
+        return self.diagnosis
+
+    async def report(self, calls: list[Usage]) -> None:
+        self.usage += calls
+        await self._changed()
+
+    # Control
+
+    async def apps(self) -> list[App]:
+        return [App(name="app", commit="c1", functions=sorted(self.routes), updated=1.0)] if self.routes else []
+
+    async def functions(self) -> list[FunctionStatus]:
+        return [
+            FunctionStatus(
+                name=name,
+                app="app",
+                revision=route.revision,
+                commit="c1",
+                updated=1.0,
+                config=FunctionConfig(name=name, runtime="python3.11", handler="handler:handle"),
+                instances=0,
+                calls=0,
+            )
+            for name, route in self.routes.items()
+        ]
+
+    def _known(self, function: str) -> None:
+        if function not in self.routes:
+            raise Problem("unknown-function", f"There is no function {function!r}.")
+
+    async def delete_function(self, function: str) -> bool:
+        self._known(function)
+        del self.routes[function]
+        self.deleted.append(function)
+        self.tell(self.table())
+        return not self.routes
+
+    async def instances(self, function: str | None) -> list[InstanceStatus]:
+        if function is not None:
+            self._known(function)
+        return []
+
+    async def scale_to_zero(self, function: str) -> int:
+        self._known(function)
+        return 2
+
+    def _revision(self, function: str, revision: str) -> Revision:
+        config = FunctionConfig(name=function, runtime="python3.11", handler="handler:handle")
+        return Revision(id=revision, app="app", config=config, code="sha", commit="c1", created=1.0)
+
+    async def revisions(self, function: str) -> list[Revision]:
+        self._known(function)
+        return [self._revision(function, self.routes[function].revision)]
+
+    async def rollback(self, function: str, revision: str | None) -> Revision:
+        self._known(function)
+        return self._revision(function, revision or "previous")
+
+    async def logs(self, function: str, tail: int, follow: bool) -> AsyncIterator[LogLine]:
+        for line in self.lines[-tail:] if tail else []:
+            yield line
+        while follow:
+            await asyncio.Event().wait()
+
+    async def layers(self) -> list[Layer]:
+        return [Layer(digest="d", kind="code", description="x", size=1, created=1.0)]
+
+    async def metrics(self) -> str:
+        return "# TYPE fake_metric gauge\nfake_metric 1\n"
+
+    async def guarantees(self) -> list[Guarantee]:
+        return [Guarantee(name="memory", kept=False, reason="no cgroup", remedy="delegate one")]
+
+    # Vault
+
+    async def keys(self) -> list[Key]:
+        return [Key(id=key, name=key, sha256=digest, created=time.time()) for digest, key in self.keys_by_digest.items()]
+
+    async def create_key(self, name: str) -> tuple[Key, str]:
+        return Key(id="k2", name=name, sha256="00", created=1.0), "the-secret"
+
+    async def delete_key(self, key: str) -> None:
+        raise Problem("conflict", "This is the last key.")
+
+    async def secrets(self) -> list[str]:
+        return sorted(self.secrets_set)
+
+    async def put_secret(self, name: str, value: str) -> None:
+        self.secrets_set[name] = value
+
+    async def delete_secret(self, name: str) -> None:
+        if self.secrets_set.pop(name, None) is None:
+            raise Problem("not-found", f"There is no secret {name}.")
