@@ -1,0 +1,104 @@
+"""A platform of its own for a benchmark: started, deployed to by real pushes, and removed afterwards."""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+_START_DEADLINE = 60.0  # seconds
+_COMMAND = (sys.executable, "-m", "cli.main")
+
+
+@dataclass
+class Platform:
+    """A running platform."""
+
+    url: str
+    data: Path
+    started: float  # seconds from the command to the line that says it is ready
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        parts = urlsplit(self.url)
+        return str(parts.hostname), int(parts.port or 80)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment in which the other commands find it."""
+        return {**os.environ, "PILOTLIGHT_DATA": str(self.data)}
+
+    def api(self, method: str, path: str) -> bytes:
+        """Make a control request, and return the body of the answer."""
+        connection = http.client.HTTPConnection(*self.address, timeout=30)
+        with contextlib.closing(connection):
+            key = (self.data / "admin.key").read_text().strip()
+            connection.request(method, path, headers={"Authorization": f"Bearer {key}"})
+            answer = connection.getresponse()
+            body = answer.read()
+            if answer.status >= 400:
+                raise RuntimeError(f"{method} {path}: {answer.status} {body.decode()}")
+            return body
+
+    def push(self, name: str, files: dict[str, str]) -> float:
+        """Deploy a function by a real push from a real repository; return the seconds that the push took."""
+        with tempfile.TemporaryDirectory() as folder:
+            for path, content in files.items():
+                target = Path(folder) / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(content)
+            git = ("git", "-C", folder, "-c", "user.name=bench", "-c", "user.email=bench@localhost")
+            for command in (("init", "-q", "-b", "main"), ("add", "."), ("commit", "-q", "-m", name)):
+                subprocess.run((*git, *command), check=True)
+            remote = (*_COMMAND, "remote", "add", "--app", name)
+            subprocess.run(remote, check=True, cwd=folder, env=self.environment(), stdout=subprocess.DEVNULL)
+            began = time.perf_counter()
+            done = subprocess.run(
+                (*git, "push", "pilotlight", "main"), capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                raise RuntimeError(done.stderr)
+            return time.perf_counter() - began
+
+    def instances(self, name: str) -> list[dict[str, object]]:
+        """List the instances of a function."""
+        listed: list[dict[str, object]] = json.loads(self.api("GET", f"/api/v1/functions/{name}/instances"))[
+            "instances"
+        ]
+        return listed
+
+    def to_zero(self, name: str) -> None:
+        """End all instances of a function."""
+        self.api("DELETE", f"/api/v1/functions/{name}/instances")
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Platform]:
+    """Run a platform on a free port with a data folder of its own."""
+    data = Path(tempfile.mkdtemp(prefix="pilotlight-bench-"))
+    try:
+        with (data.parent / f"{data.name}.log").open("wb") as log:
+            began = time.perf_counter()
+            command = (*_COMMAND, "up", "--port", "0", "--data", str(data))
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+            try:
+                line = process.stdout.readline() if process.stdout else ""
+                if " ready on " not in line:
+                    raise RuntimeError(f"the platform did not start: {Path(log.name).read_text()}")
+                yield Platform(line.split()[-1], data, time.perf_counter() - began)
+            finally:
+                process.terminate()
+                process.wait(_START_DEADLINE)
+                if process.stdout:
+                    process.stdout.close()
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
+        (data.parent / f"{data.name}.log").unlink(missing_ok=True)
