@@ -4,6 +4,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from cli import git
 from pilotlight.ids import NAME_RULE, is_name
 from pilotlight.problems import Problem
 from runtimes.declaration import load_all
@@ -27,10 +28,19 @@ def run(arguments: argparse.Namespace) -> int:
     if not is_name(arguments.name):
         raise Problem("invalid-request", f"{arguments.name!r} can't name a function. A name has {NAME_RULE}.")
     create(runtimes[arguments.runtime].template, Path.cwd() / arguments.name, arguments.name)
-    print(f"Made {arguments.name}/. Next:")
-    print(f"  cd {arguments.name} && git init -b main && git add . && git commit -m {arguments.name}")
+    where = begin_repository(Path.cwd() / arguments.name)
+    print(f"Made {arguments.name}/{where}. Next:")
+    print(f"  cd {arguments.name} && git add . && git commit -m {arguments.name}")
     print("  pilotlight remote add && git push pilotlight main")
     return 0
+
+
+def begin_repository(folder: Path) -> str:
+    """Make folder a git repository with the branch main, unless it lies in one; return words that say so."""
+    if git.attempt(folder, "rev-parse", "--is-inside-work-tree").returncode == 0:
+        return ""
+    git.run(folder, "init", "--quiet", "--initial-branch=main")
+    return ", a git repository"
 
 
 def create(template: Path, folder: Path, name: str) -> None:

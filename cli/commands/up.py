@@ -9,11 +9,10 @@ import shutil
 import signal
 import socket
 import time
-from http.client import HTTPException
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from cli import delegation, listener, output
+from cli import client, delegation, listener, output
 from cli.client import Platform
 from cli.commands import flags
 from cli.serve import SERVICES, configure_logging, prepare
@@ -89,28 +88,29 @@ async def _run(
 
 def _serving(data: DataFolder, url: str) -> None:
     """Tell the world that the platform serves. Raises Problem where it does not."""
-    platform = Platform(url, data.admin_key.read_text().strip())
-    deadline = time.monotonic() + _START_WITHIN
-    while not _answers(platform):
-        if time.monotonic() > deadline:
-            raise Problem(
-                "unavailable", f"{url}/readyz does not say that the platform is ready. See the log above."
-            )
-        time.sleep(0.01)
+    guarantees = _wait_until_served(Platform(url, data.admin_key.read_text().strip()))
     _write_platform_file(data, url)
     print(f"Pilotlight is ready on {url}", flush=True)
-    for guarantee in platform.get("/api/v1/guarantees")["guarantees"]:
+    for guarantee in guarantees:
         if not guarantee["kept"]:
             why = f"{guarantee['reason']} {guarantee['remedy']}"
             output.note(f"Not guaranteed on this machine: {guarantee['name']}. {why}")
 
 
-def _answers(platform: Platform) -> bool:
-    try:
-        with platform.request("GET", "/readyz") as answer:
-            return answer.status == 200
-    except (OSError, HTTPException, Problem):
-        return False
+def _wait_until_served(platform: Platform) -> list[dict[str, Any]]:
+    """Wait until the gateway says that all parts are there, and return the guarantees. Raises Problem."""
+    deadline = time.monotonic() + _START_WITHIN
+    while True:
+        try:
+            with platform.request("GET", "/readyz") as answer:
+                if answer.status == 200:
+                    return list(platform.get(client.path("guarantees"))["guarantees"])
+                said = answer.read().decode(errors="replace")
+        except Problem as problem:  # a service may have died meanwhile, and is started again
+            said = problem.detail
+        if time.monotonic() > deadline:
+            raise Problem("unavailable", f"The platform does not get ready ({said}). See the log above.")
+        time.sleep(0.01)
 
 
 def _write_platform_file(data: DataFolder, url: str) -> None:
