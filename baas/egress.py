@@ -96,7 +96,11 @@ class EgressProxy:
 
     async def start(self, listener: socket.socket) -> None:
         """Accept connections."""
-        self._server = await asyncio.start_server(self._accept, sock=listener, limit=_LONGEST_HEAD)
+        # In two steps, so that a cancellation in between leaves a server that `close` knows
+        self._server = await asyncio.start_server(
+            self._accept, sock=listener, limit=_LONGEST_HEAD, start_serving=False
+        )
+        await self._server.start_serving()
 
     async def close(self, grace: float) -> None:
         """Stop accepting, give open connections `grace` seconds, then break them off."""
@@ -110,6 +114,9 @@ class EgressProxy:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # Not a coroutine, so that the task is ours to hold and to end
+        if len(self._tasks) >= 2 * self._limit:  # as many again may wait to be refused in words
+            writer.transport.abort()
+            return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="egress connection")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -146,17 +153,19 @@ class EgressProxy:
         return "served"
 
     async def _head(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            async with asyncio.timeout(_HEAD_WAIT):
+                head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError as error:
+            raise Problem("invalid-request", f"The head is larger than {_LONGEST_HEAD} bytes.") from error
         if len(self._tasks) > self._limit:
+            # Only now: closing while bytes are unread resets the connection, and hides the answer
             raise Problem(
                 "overloaded",
                 f"All {self._limit} connections to the outside are in use. Close some first.",
                 retry_after=1,
             )
-        try:
-            async with asyncio.timeout(_HEAD_WAIT):
-                return await reader.readuntil(b"\r\n\r\n")
-        except asyncio.LimitOverrunError as error:
-            raise Problem("invalid-request", f"The head is larger than {_LONGEST_HEAD} bytes.") from error
+        return head
 
 
 async def join(left: Streams, right: Streams, idle: float) -> None:

@@ -13,6 +13,7 @@ from pilotlight.problems import Problem
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _IDLE: Final = 75.0  # seconds that a connection may stay open without a request
+_INSTANT: Final = 0.01  # seconds; aiohttp takes 0 for "without end"
 _LINGER: Final = 2.0  # seconds to read on after a refusal, so that the client sees it before it is cut off
 
 
@@ -33,14 +34,17 @@ class Face:
 
     async def start(self, listener: socket.socket) -> None:
         """Accept connections."""
-        self._server = await asyncio.get_running_loop().create_server(self._connection, sock=listener)
+        loop = asyncio.get_running_loop()
+        # In two steps, so that a cancellation in between leaves a server that `close` knows
+        self._server = await loop.create_server(self._connection, sock=listener, start_serving=False)
+        await self._server.start_serving()
 
     async def close(self, grace: float) -> None:
         """Stop accepting, give the requests under way `grace` seconds, then break off what is left."""
         if self._server is not None:
             self._server.close()
         self._http.pre_shutdown()
-        await self._http.shutdown(grace)
+        await self._http.shutdown(max(grace, _INSTANT))
 
     def _connection(self) -> asyncio.Protocol:
         if len(self._http.connections) >= self._limit:
@@ -49,23 +53,31 @@ class Face:
 
 
 class _Busy(asyncio.Protocol):
-    """Answers a connection that is one too many, and closes it."""
+    """Answers a connection that is one too many, and closes it.
+
+    It waits for the request, shortly: closing while bytes are unread would reset the connection, and the
+    client would never see the answer.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101  streams give nothing else
-        transport.write(
-            raw_problem(
-                Problem(
-                    "overloaded",
-                    f"All {self._limit} connections are in use. Keep one for many requests.",
-                    retry_after=1,
-                )
-            )
-        )
-        transport.close()
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  streams give nothing else
+        self._transport = transport
+        self._timer = asyncio.get_running_loop().call_later(_LINGER, self._refuse)
+
+    def data_received(self, data: bytes) -> None:  # noqa: ARG002
+        self._refuse()
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002
+        self._timer.cancel()
+
+    def _refuse(self) -> None:
+        if not self._transport.is_closing():
+            detail = f"All {self._limit} connections are in use. Keep one for many requests."
+            self._transport.write(raw_problem(Problem("overloaded", detail, retry_after=1)))
+            self._transport.close()
 
 
 def raw_problem(problem: Problem) -> bytes:
