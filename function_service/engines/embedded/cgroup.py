@@ -154,12 +154,15 @@ class Group:
     def limit(self, memory: int, processes: int) -> None:
         """Limit memory (bytes, swap included) and the number of processes and threads."""
         if self._version == 1:
-            self._write("memory", "memory.limit_in_bytes", str(memory))
-            with contextlib.suppress(OSError):  # kernels without swap accounting have no such file
-                self._write("memory", "memory.memsw.limit_in_bytes", str(memory))
+            names = ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]
+            if memory > int(self._set.get(("memory", names[0]), memory)):
+                names.reverse()  # the second one, which counts swap too, must never be below the first
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # a kernel without swap accounting
+                    self._write("memory", name, str(memory))
         else:
             self._write("memory", "memory.max", str(memory))
-            with contextlib.suppress(OSError):  # likewise
+            with contextlib.suppress(FileNotFoundError):  # likewise
                 self._write("memory", "memory.swap.max", "0")
         self._write("pids", "pids.max", str(processes))
 

@@ -33,6 +33,7 @@ from pilotlight.problems import Problem
 from runtimes.declaration import Interpreter, Runtime
 
 _log = logging.getLogger(__name__)
+_USUAL_MEMORY = 128 << 20  # bytes; what most functions have is set ahead of time
 _BLANK_DEADLINE = 20.0  # seconds
 _DEATH_DEADLINE = 10.0  # seconds
 PROCESSES = 128  # processes and threads in one sandbox
@@ -205,6 +206,7 @@ class EmbeddedEngine:
                 descriptors = [theirs.fileno(), listener.fileno(), output_write]
                 pidfd = await zygote.fork(order, descriptors, lambda status: _resolve(ended, group, status))
             group.add(pid_of(pidfd))
+            group.limit(_USUAL_MEMORY, PROCESSES)
             control.send({})
             async with asyncio.timeout(_BLANK_DEADLINE):
                 message, received = await control.receive()
@@ -260,9 +262,8 @@ class EmbeddedEngine:
         try:
             await self._attach(sandbox, message, trees, assignment.egress, identity)
         finally:
-            # The start itself may use all the CPU that is free: the caller waits for it
-            with contextlib.suppress(OSError):
-                handle.group.limit_cpu(assignment.cpu)
+            # The start itself may use all the CPU that is free, since the caller waits for it
+            asyncio.get_running_loop().call_soon(self._limit_cpu, handle, assignment.cpu)
 
     async def _attach(
         self,
@@ -295,6 +296,11 @@ class EmbeddedEngine:
             if answer.get("ready") is True:
                 return
             raise StartError(str(answer.get("error", "the shim answered nonsense")))
+
+    @staticmethod
+    def _limit_cpu(handle: _Handle, cores: float) -> None:
+        if not handle.destroyed:
+            handle.group.limit_cpu(cores)
 
     @staticmethod
     def _handle(sandbox: Sandbox) -> _Handle:

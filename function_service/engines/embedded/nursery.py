@@ -87,6 +87,11 @@ class Zygote:
                         os.close(descriptors[0])
                     else:
                         waiting.set_result(descriptors[0])
+                elif "refused" in message:
+                    del self._ended[message["refused"]]
+                    waiting = self._forking.pop(message["refused"])
+                    if not waiting.done():
+                        waiting.set_exception(OSError(f"the kernel refuses to fork: {message['error']}"))
                 else:
                     self._ended.pop(message["exited"])(message["status"])
         _log.warning("The zygote of %s has ended", self.interpreter.name)
@@ -102,14 +107,17 @@ class Zygote:
     async def fork(
         self, order: dict[str, Any], descriptors: list[int], ended: Callable[[int | None], None]
     ) -> int:
-        """Fork one sandbox and return its pidfd; `ended` is called with its wait status, once."""
+        """Fork one sandbox and return its pidfd; `ended` is called with its wait status, once.
+
+        Raises OSError, TimeoutError, Problem `no-capacity`.
+        """
         name = order["fork"]
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if not self.alive or self._channel is None:
             raise Problem("no-capacity", "The zygote ended; try again.", retry_after=1)
+        self._channel.send(order, descriptors)
         self._forking[name] = waiting
         self._ended[name] = ended
-        self._channel.send(order, descriptors)
         async with asyncio.timeout(_FORK_DEADLINE):
             return await waiting
 

@@ -1,8 +1,10 @@
 """What happens inside of a sandbox, from the fork until a function serves. Process 1 runs this.
 
-A blank sandbox is made ahead of time (`_isolate`), then waits. The next message brings the code: mounts
-that come as descriptors, the handler, the environment; then privileges go (`_confine`), and only then does
-code of the function run. There are two kinds: `fork` (Python: this very process becomes the instance) and
+A blank sandbox is made ahead of time: `_isolate`, `_confine`. Then it waits. The next message brings the
+code: mounts that come as descriptors, the handler, the environment; then the last privileges go (`_seal`),
+and only then does code of the function run. What can be done before it waits is not done after.
+
+There are two kinds: `fork` (Python: this very process becomes the instance) and
 `exec` (other runtimes and builds: this process stays as a small init, see init.py).
 
 Standard library only. A step that fails ends the process; the function service reads why on the channel.
@@ -32,13 +34,9 @@ _NAMESPACES = (
     | syscalls.CLONE_NEWNET
 )
 
-_filter: Any = None
-
-
-def preload() -> None:
-    """Do in the zygote, once, what every sandbox would do."""
-    global _filter  # noqa: PLW0603  made before the fork so that it is not made after it
-    _filter = seccomp.prepare()
+_REHEARSED = {f"PILOTLIGHT_{number}": "x" * 40 for number in range(12)}
+_FIRST_FILTER = seccomp.prepare(seccomp.program(os.uname().machine, may_mount=True))
+_LAST_FILTER = seccomp.prepare(seccomp.mounting_program(os.uname().machine))
 
 
 def run(order: dict[str, Any], descriptors: list[int], shim: Any, own_user: bool) -> None:
@@ -48,19 +46,23 @@ def run(order: dict[str, Any], descriptors: list[int], shim: Any, own_user: bool
     syscalls.die_with_parent(signal.SIGKILL)
     messages.receive(control)  # the function service has put this process into its cgroup
     data_listener = _isolate(output_fd)
+    _confine(order["uid"], own_user)
     booted = None
     began = time.monotonic()
     if order["kind"] == "exec":
-        booted = init.boot(order["boot"], listener_fd, lambda: _confine(order["uid"], own_user))
+        booted = init.boot(order["boot"], listener_fd, _seal)
+    else:
+        shim.rehearse("/tmp")  # noqa: S108  the sandbox's own
+        os.environ.update(_REHEARSED)
     runtime = (time.monotonic() - began) * 1000
     messages.send(control, {"blank": True, "runtime": runtime}, [data_listener.fileno()])
     data_listener.close()
     attachment, trees = messages.receive(control)
     _attach(control, attachment, trees)
     if order["kind"] == "exec":
-        init.run(control, listener_fd, attachment, booted, lambda: _confine(order["uid"], own_user))
+        init.run(control, listener_fd, attachment, booted, _seal)
         return
-    _confine(order["uid"], own_user)
+    _seal()
     # So that the function can look into itself (/proc/self); nothing else of this user is in reach
     syscalls.set_dumpable(True)
     os.environ.clear()
@@ -134,12 +136,17 @@ def _attach(control: socket.socket, attachment: dict[str, Any], trees: list[int]
 
 
 def _confine(uid: int, own_user: bool) -> None:
-    """Give up every privilege, for good. After this, code of the function may run."""
+    """Give up, for good, all but what mounting the code needs."""
     if own_user:
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-    syscalls.drop_capabilities()
+        syscalls.set_user(uid)
     syscalls.set_no_new_privileges()
-    syscalls.die_with_parent(signal.SIGKILL)  # changing the user has cleared it
-    seccomp.install(_filter)
+    seccomp.install(_FIRST_FILTER)
+
+
+def _seal() -> None:
+    """Give up the rest. After this, code of the function may run."""
+    syscalls.drop_capabilities()
+    syscalls.die_with_parent(
+        signal.SIGKILL
+    )  # a new process has it not yet, and changing the user has cleared it
+    seccomp.install(_LAST_FILTER)

@@ -8,7 +8,6 @@ Standard library only, as it runs inside of the zygotes.
 import ctypes
 import errno
 import os
-import platform
 import struct
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -87,6 +86,7 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "ustat": (136, None),
     "sysfs": (139, None),
 }
+_MOUNTING = ("mount", "move_mount")
 _NEWEST = 463  # Linux 6.12's last call; newer ones are answered with ENOSYS
 
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -115,8 +115,11 @@ def _argument(number: int) -> bytes:
     return _op(_LOAD, _ARGUMENT + 8 * number)  # the lower half, little-endian
 
 
-def program(machine: str) -> bytes:
-    """Return the filter for a machine (`x86_64` or `aarch64`) as the kernel takes it. Raises KeyError."""
+def program(machine: str, *, may_mount: bool = False) -> bytes:
+    """Return the filter for a machine (`x86_64` or `aarch64`) as the kernel takes it. Raises KeyError.
+
+    `may_mount` leaves out what a blank sandbox still has to do: mounting its code.
+    """
     column, architecture = _MACHINES[machine]
     refuse, unknown, allow = (
         _op(_RETURN, _ERRNO | errno.EPERM),
@@ -163,21 +166,29 @@ def program(machine: str) -> bytes:
         refuse,
         allow,
     ]
-    for row in _REFUSED.values():
+    for name, row in _REFUSED.items():
         number = row[column]
-        if number is not None:
+        if number is not None and not (may_mount and name in _MOUNTING):
             parts += [_op(_EQUAL, number, 0, 1), refuse]
     parts.append(allow)
     return b"".join(parts)
+
+
+def mounting_program(machine: str) -> bytes:
+    """Return the filter that takes away what `may_mount` had left; a short one, quickly installed."""
+    column, _ = _MACHINES[machine]
+    parts = [_op(_LOAD, _NUMBER)]
+    for name in _MOUNTING:
+        parts += [_op(_EQUAL, _REFUSED[name][column] or 0, 0, 1), _op(_RETURN, _ERRNO | errno.EPERM)]
+    return b"".join([*parts, _op(_RETURN, _ALLOW)])
 
 
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def prepare() -> ctypes.Structure:
-    """Return this machine's filter, ready to be installed later without work."""
-    code = program(platform.machine())
+def prepare(code: bytes) -> ctypes.Structure:
+    """Return a filter ready to be installed later without work."""
     return _Program(len(code) // 8, code)
 
 

@@ -46,6 +46,7 @@ _FSCONFIG_CMD_CREATE = 6
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PR_SET_KEEPCAPS = 8
 _PR_SET_NAME = 15
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
@@ -174,6 +175,18 @@ def drop_bounding_set() -> None:
 
 _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
 _CAP_HEADER = (ctypes.c_uint32 * 2)(_CAP_VERSION_3, 0)
+
+
+def set_user(uid: int) -> None:
+    """Become user and group uid, without others, and keep the capabilities for now."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    _check(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0), "prctl")
+    os.setresuid(uid, uid, uid)
+    held = (ctypes.c_uint32 * 6)()
+    _check(_syscall(_CAPGET, ctypes.byref(_CAP_HEADER), ctypes.byref(held)), "capget")
+    held[0], held[3] = held[1], held[4]  # only the permitted ones have stayed; make them effective again
+    _check(_syscall(_CAPSET, ctypes.byref(_CAP_HEADER), ctypes.byref(held)), "capset")
 
 
 def drop_capabilities() -> None:

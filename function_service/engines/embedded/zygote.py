@@ -3,7 +3,8 @@
 One runs for each interpreter. It never runs code of a function. It is single-threaded, so that forking
 it is safe, and has all that a start needs in memory. Messages (see messages.py) from the function service:
 `{"fork": ID, "kind": "fork"|"exec", …}` with the descriptors control, listener, output. It answers
-`{"forked": ID}` with a pidfd, and tells of each end with `{"exited": ID, "status": N}` (wait status).
+`{"forked": ID}` with a pidfd or `{"refused": ID, "error": TEXT}`, and tells of each end with
+`{"exited": ID, "status": N}` (wait status).
 
 It is process 1 of a pid namespace, below which those of its sandboxes lie: however it ends, the kernel
 ends all of them with it.
@@ -11,6 +12,7 @@ ends all of them with it.
 Standard library only: it runs on the function's interpreter, under `-I -S`. Read sandbox.py next.
 """
 
+import contextlib
 import gc
 import importlib
 import os
@@ -28,6 +30,7 @@ IN_CHILD = 0  # what fork returns there
 
 def main(channel_fd: int, plan: dict[str, Any]) -> None:
     """Boot, say so, then serve forks until the function service is gone."""
+    _close_all_but(channel_fd)
     _enter_pid_namespace()
     syscalls.set_name("zygote")
     channel = socket.socket(fileno=channel_fd)
@@ -41,13 +44,22 @@ def main(channel_fd: int, plan: dict[str, Any]) -> None:
     for path in list(sys.path):
         if not path.startswith(sys.base_prefix):
             sys.path.remove(path)
-    sandbox.preload()
     container.enter(plan["container"])
     syscalls.drop_bounding_set()
     gc.collect()
     gc.freeze()
     messages.send(channel, {"booted": True})
     _serve(channel, shim, plan["own_user"])
+
+
+def _close_all_but(channel_fd: int) -> None:
+    """Close what whoever started us left open: every sandbox would inherit it, and its functions with it."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  pathlib is not loaded here
+        descriptor = int(name)
+        if descriptor > 2 and descriptor != channel_fd:
+            with contextlib.suppress(OSError):  # the one by which the folder was listed
+                os.close(descriptor)
+    os.set_inheritable(channel_fd, False)
 
 
 def _enter_pid_namespace() -> None:
@@ -83,24 +95,33 @@ def _serve(channel: socket.socket, shim: Any, own_user: bool) -> None:
                 order, descriptors = messages.receive(channel)
             except EOFError:
                 return
-            pid = _fork(own_pids)
+            try:
+                pid = _fork(own_pids)
+            except OSError as error:
+                # Processes or memory are short. This one start fails; the sandboxes that live must go on
+                messages.send(channel, {"refused": order["fork"], "error": error.strerror})
+                pid = None
             if pid == IN_CHILD:
                 _become(order, descriptors, shim, own_user, (channel, own_pids, wake_read, wake_write))
             for received in descriptors:
                 os.close(received)
-            children[pid] = order["fork"]
-            pidfd = os.pidfd_open(pid)
-            messages.send(channel, {"forked": order["fork"]}, [pidfd])
-            os.close(pidfd)
+            if pid is not None:
+                children[pid] = order["fork"]
+                pidfd = os.pidfd_open(pid)
+                messages.send(channel, {"forked": order["fork"]}, [pidfd])
+                os.close(pidfd)
 
 
 def _fork(own_pids: int) -> int:
-    """Fork a child that is process 1 of a new pid namespace."""
+    """Fork a child that is process 1 of a new pid namespace. Raises OSError."""
     syscalls.unshare(syscalls.CLONE_NEWPID)
-    pid = os.fork()
-    if pid != IN_CHILD:
-        # The next child shall not land in this one's namespace
-        syscalls.setns(own_pids, syscalls.CLONE_NEWPID)
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid != IN_CHILD:
+            # The next child shall not land in this one's namespace
+            syscalls.setns(own_pids, syscalls.CLONE_NEWPID)
     return pid
 
 
