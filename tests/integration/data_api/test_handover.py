@@ -128,9 +128,9 @@ async def test_a_process_of_another_user_is_turned_away(baas: Baas, data: DataFo
     data.socket("listeners").chmod(0o777)
     process = await asyncio.create_subprocess_exec(
         "/usr/bin/python3", "-c",
-        "import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET);"
+        "import os, socket, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534); s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET);"
         "s.connect(sys.argv[1]); sys.exit(0 if s.recv(1) == b'' else 1)",
-        sockets.address(data.socket("listeners")), user=65534, group=65534, extra_groups=[],
+        sockets.address(data.socket("listeners")),
     )  # fmt: skip
     assert await asyncio.wait_for(process.wait(), 10) == 0
 
