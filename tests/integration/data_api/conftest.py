@@ -4,17 +4,23 @@ import asyncio
 import json
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import uvloop
 
 from baas.server import serve
 from pilotlight import sockets
 from pilotlight.datafolder import DataFolder
 from pilotlight.settings import Settings
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], Any]]:
+    """Run on the loop that production runs on."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 class Baas:
