@@ -24,14 +24,25 @@ async def run(
     engine: Engine,
     layers: LayerStore,
     secrets: dict[str, str],
-    logs: LogBook,
+    logs: LogBook | None,
     wait: float,
 ) -> Instance:
-    """Start an instance within `wait` seconds. Raises Problem, and leaves nothing behind then."""
+    """Start an instance within about `wait` seconds. Raises Problem, and leaves nothing behind then.
+
+    What it prints is kept in `logs`, if any; its last lines are told in any case.
+    """
     assignment = _assignment(revision, layers, secrets)
     began = time.perf_counter()
     with pool.starting():
-        sandbox, stages = await pool.take(revision.config.runtime)
+        try:
+            async with asyncio.timeout(wait):
+                sandbox, stages = await pool.take(revision.config.runtime)
+        except TimeoutError:
+            raise Problem(
+                "no-capacity",
+                f"No sandbox could be made within {wait:.1f} s; this machine is too busy.",
+                retry_after=1,
+            ) from None
         instance = Instance(sandbox, revision, time.time(), stages, time.time())
         collector = asyncio.create_task(_collect(instance, logs), name=f"logs {instance.id}")
         instance.collector = collector
@@ -63,14 +74,15 @@ async def _bury(engine: Engine, sandbox: Sandbox, collector: asyncio.Task[None],
     await asyncio.wait([collector], timeout=_LAST_WORDS)
 
 
-async def _collect(instance: Instance, logs: LogBook) -> None:
+async def _collect(instance: Instance, logs: LogBook | None) -> None:
     """Keep every line that an instance prints, until it is dead."""
     reader = LineReader(instance.sandbox.output)
     try:
         async for line, truncated in reader.lines():
             instance.tail.append(line)
-            entry = LogLine(time=time.time(), instance=instance.id, line=line, truncated=truncated)
-            logs.append(instance.function, entry)
+            if logs is not None:
+                entry = LogLine(time=time.time(), instance=instance.id, line=line, truncated=truncated)
+                logs.append(instance.function, entry)
     finally:
         reader.close()
 

@@ -6,7 +6,9 @@ A cold start is `acquire` → `start` → coldstart.py. What to do when nobody a
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 from function_service import coldstart, scaler
@@ -27,6 +29,8 @@ _TICK = 1.0  # seconds between two looks of the scaler
 _DRAIN_MARGIN = 5.0  # seconds beyond a function's time-out after which a recalled instance is ended
 _REMEMBERED = 200  # instances that have ended
 _IDLE_WITHIN = 2.0  # seconds that `to_zero` waits for gateways to give instances back
+_LAST_WORDS = 0.5  # seconds to read what an instance has printed once it is dead
+_RETRY = 10.0  # seconds until an instance is started again that `min_instances` asks for and that failed
 
 Event = RouteTable | Recall | Ended
 
@@ -44,7 +48,8 @@ class Fleet:
         self._logs = logs
         self._instances: dict[str, Instance] = {}
         self._ended: dict[str, Instance] = {}  # the latest ones, so that a gateway can ask for the cause
-        self._starting: dict[str, int] = {}  # function → how many are being started
+        self._starting: Counter[str] = Counter()  # revision → how many of its instances are being started
+        self._retry_at: dict[str, float] = {}  # revision → when to try again, on the loop's clock
         self._histories: dict[str, History] = {}
         self._listeners: dict[Peer, Callable[[Event], None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -65,10 +70,13 @@ class Fleet:
         self._closing = True
         if self._scaler is not None:
             self._scaler.cancel()
-        for task in self._tasks:
+            await asyncio.gather(self._scaler, return_exceptions=True)
+        endings = {i.ending for i in self.all()}
+        for task in self._tasks - endings:
             task.cancel()
-        await asyncio.gather(*self._tasks, *([self._scaler] if self._scaler else []), return_exceptions=True)
-        await asyncio.gather(*(self.end(i, "the platform stops") for i in list(self._instances.values())))
+        await asyncio.gather(*(self.end(i, "the platform stops") for i in self.all()), return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(i.last_words(_LAST_WORDS) for i in self._ended.values()))
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Run work in a task that this object owns; a fault in it is logged."""
@@ -94,6 +102,8 @@ class Fleet:
 
     def _gateway_gone(self, peer: Peer) -> None:
         self._listeners.pop(peer, None)
+        if self._closing:
+            return  # `close` ends them all
         for instance in [i for i in self._instances.values() if i.holder is peer]:
             self.spawn(self.end(instance, "its gateway has gone"), "end")
 
@@ -114,33 +124,49 @@ class Fleet:
             found.last_used = max(found.last_used, started + duration)
 
     async def acquire(self, function: str, peer: Peer, wait: float) -> Lease:
-        """Lease an idle instance, or a new one. Raises Problem."""
-        revision = self._registry.live(function)
-        idle = [i for i in self.of(function) if i.can_serve and i.revision.id == revision.id]
-        if idle:
-            # The one used last is the one whose memory is still in the caches
-            return self._lease(max(idle, key=lambda i: i.last_used), peer, cold=False)
-        count = len(self.of(function)) + self._starting.get(function, 0)
-        if count >= revision.config.max_instances:
-            raise Problem(
-                "no-capacity",
-                f"All {revision.config.max_instances} instances of {function!r} that `max_instances` allows "
-                "are in use.",
-                retry_after=1,
-            )
-        # A start is finished also if nobody waits for it any more: what is ready then serves the next call
-        starting = self.spawn(self.start(revision, wait), f"start {function}")
-        instance: Instance = await asyncio.shield(starting)
-        if not instance.can_serve:
-            raise Problem(
-                "no-capacity", f"The new instance of {function!r} was taken away again.", retry_after=1
-            )
-        return self._lease(instance, peer, cold=True)
+        """Lease an idle instance, or a new one, within about `wait` seconds. Raises Problem."""
+        deadline = asyncio.get_running_loop().time() + wait
+        while True:
+            revision = self._registry.live(function)
+            same = [i for i in self.of(function) if i.revision.id == revision.id]
+            if idle := [i for i in same if i.can_serve]:
+                # The one used last is the one whose memory is still in the caches
+                instance = max(idle, key=lambda i: i.last_used)
+                self._hold(instance, peer)
+                return self._lease(instance, cold=False)
+            count = sum(i.state is not State.ENDED for i in same) + self._starting[revision.id]
+            if count >= revision.config.max_instances:
+                raise Problem(
+                    "no-capacity",
+                    f"All {revision.config.max_instances} instances of {function!r} that `max_instances` "
+                    "allows are in use.",
+                    retry_after=1,
+                )
+            starting = self._begin(revision, deadline - asyncio.get_running_loop().time(), peer)
+            try:
+                instance = await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                # It is started all the same: what is ready then serves the next call
+                starting.add_done_callback(self._unclaimed)
+                raise
+            if instance.holder is peer and instance.state is not State.DRAINING:
+                return self._lease(instance, cold=True)  # also if it has died already: the caller asks why
+            # Another revision has become live meanwhile
+            await self.release(instance.id)
+            if asyncio.get_running_loop().time() >= deadline:
+                raise Problem("no-capacity", f"{function!r} was changed meanwhile; try again.", retry_after=1)
 
-    def _lease(self, instance: Instance, peer: Peer, *, cold: bool) -> Lease:
+    def _unclaimed(self, starting: asyncio.Task[Instance]) -> None:
+        """Put an instance among the idle ones whose caller has gone while it was started."""
+        if not starting.cancelled() and not starting.exception() and not self._closing:
+            self.spawn(self.release(starting.result().id), "release")
+
+    def _hold(self, instance: Instance, peer: Peer) -> None:
         instance.become(State.LEASED)
         instance.holder = peer
         instance.last_used = time.time()
+
+    def _lease(self, instance: Instance, *, cold: bool) -> Lease:
         return Lease(
             id=instance.id,
             function=instance.function,
@@ -179,44 +205,69 @@ class Fleet:
         """List the instances of a function."""
         return [i for i in self._instances.values() if i.function == function]
 
-    async def start(self, revision: Revision, wait: float) -> Instance:
-        """Start an instance within `wait` seconds. Raises Problem."""
-        name = revision.config.name
-        self._starting[name] = self._starting.get(name, 0) + 1
+    def _begin(self, revision: Revision, wait: float, holder: Peer | None) -> asyncio.Task[Instance]:
+        """Begin a start that takes at most about `wait` seconds; it counts from this moment on."""
+        self._starting[revision.id] += 1
+        return self.spawn(self._start(revision, wait, holder), f"start {revision.config.name}")
+
+    async def _start(self, revision: Revision, wait: float, holder: Peer | None) -> Instance:
+        """Start an instance; `holder` has it from the first moment, if its revision is still live then."""
+        try:
+            instance = await self._cold_start(revision, wait, self._logs)
+        finally:
+            self._starting -= Counter([revision.id])
+        self._instances[instance.id] = instance
+        instance.sandbox.ended.add_done_callback(lambda _: self._died(instance))
+        owner = self._registry.owner(instance.function)
+        if holder is not None and owner is not None and owner.live[instance.function] == revision.id:
+            self._hold(instance, holder)
+        return instance
+
+    async def _cold_start(self, revision: Revision, wait: float, logs: LogBook | None) -> Instance:
         try:
             instance = await coldstart.run(
-                revision, self._pool, self._engine, self._layers, self._registry.secrets, self._logs, wait
+                revision, self._pool, self._engine, self._layers, self._registry.secrets, logs, wait
             )
         except Problem:
             self.failed += 1
             raise
-        finally:
-            self._starting[name] -= 1
         self.started += 1
-        if self._closing:
-            await self._engine.destroy(instance.sandbox)
-            raise Problem("unavailable", "The platform is stopping.")
-        self._instances[instance.id] = instance
-        instance.sandbox.ended.add_done_callback(lambda _: self._died(instance))
         return instance
+
+    async def rehearse(self, revision: Revision, wait: float) -> None:
+        """Start an instance that nobody is given, and end it. Raises Problem.
+
+        It counts towards no limit: calls of the live revision must not be refused because of a push.
+        """
+        instance = await self._cold_start(revision, wait, None)
+        instance.become(State.ENDED)
+        await self._engine.destroy(instance.sandbox)
+        await instance.last_words(_LAST_WORDS)
 
     def _died(self, instance: Instance) -> None:
         if instance.state is not State.ENDED:
             self.spawn(self.end(instance, instance.reason or ENDED_BY_ITSELF), "clean up")
 
     async def end(self, instance: Instance, reason: str) -> None:
-        """Kill an instance and wait until everything in it is dead. May be called again."""
-        if instance.state is not State.ENDED:
+        """Kill an instance and wait until everything in it is dead. May be called again.
+
+        It is ended also when the caller stops waiting.
+        """
+        if instance.ending is None:
             instance.become(State.ENDED)
             instance.reason = reason
             _log.info("action=end function=%s instance=%s reason=%r", instance.function, instance.id, reason)
             if instance.holder is not None and (tell := self._listeners.get(instance.holder)):
                 tell(Ended(instance.id))
+            instance.ending = self.spawn(self._bury(instance), f"end {instance.id}")
+        await asyncio.shield(instance.ending)
+
+    async def _bury(self, instance: Instance) -> None:
         await self._engine.destroy(instance.sandbox)
-        if self._instances.pop(instance.id, None) is not None:
-            self._ended[instance.id] = instance
-            while len(self._ended) > _REMEMBERED:
-                del self._ended[next(iter(self._ended))]
+        del self._instances[instance.id]
+        self._ended[instance.id] = instance
+        while len(self._ended) > _REMEMBERED:
+            del self._ended[next(iter(self._ended))]
 
     def drain(self, instances: Iterable[Instance], reason: str) -> None:
         """End idle instances now, and leased ones as soon as their calls have ended."""
@@ -231,22 +282,17 @@ class Fleet:
                 self.spawn(self._end_late(instance), "drain")
 
     async def _end_late(self, instance: Instance) -> None:
-        async with asyncio.timeout(None) as limit:
-            limit.reschedule(
-                asyncio.get_running_loop().time() + instance.revision.config.timeout + _DRAIN_MARGIN
-            )
-            try:
-                await asyncio.shield(instance.sandbox.ended)
-            except TimeoutError:
-                await self.end(instance, f"{instance.reason}; it did not end in time")
+        limit = instance.revision.config.timeout + _DRAIN_MARGIN
+        ended, _ = await asyncio.wait([instance.sandbox.ended], timeout=limit)
+        if not ended:
+            await self.end(instance, f"{instance.reason}; it did not end in time")
 
     async def to_zero(self, function: str) -> int:
         """Drain all instances of a function; return how many there were, once the idle ones are gone."""
         instances = self.of(function)
         self.drain(instances, "scaled to zero")
-        ends = [asyncio.shield(i.sandbox.ended) for i in instances]
-        if ends:
-            await asyncio.wait(ends, timeout=_IDLE_WITHIN)
+        if instances:
+            await asyncio.wait([i.sandbox.ended for i in instances], timeout=_IDLE_WITHIN)
         return len(instances)
 
     # Scaling
@@ -256,6 +302,8 @@ class Fleet:
         live = {r.config.name: r for r in self._registry.all_live()}
         stale = [i for i in self.all() if i.function not in live or live[i.function].id != i.revision.id]
         self.drain(stale, "another revision is live")
+        self._histories = {name: history for name, history in self._histories.items() if name in live}
+        self._retry_at.clear()
         self._pool.want({r.config.runtime for r in live.values()})
         self._scale()
 
@@ -269,8 +317,19 @@ class Fleet:
             self.spawn(self.end(instance, "idle"), "end")
         for function, count in actions.start.items():
             revision = self._registry.live(function)
-            for _ in range(count - self._starting.get(function, 0)):
-                self.spawn(self.start(revision, revision.config.timeout), f"start {function}")
+            if asyncio.get_running_loop().time() >= self._retry_at.get(revision.id, 0):
+                for _ in range(count - self._starting[revision.id]):
+                    starting = self._begin(revision, revision.config.timeout, None)
+                    starting.add_done_callback(partial(self._minimum_started, revision))
+
+    def _minimum_started(self, revision: Revision, starting: asyncio.Task[Instance]) -> None:
+        if not starting.cancelled() and (error := starting.exception()) is not None:
+            self._retry_at[revision.id] = asyncio.get_running_loop().time() + _RETRY
+            _log.warning(
+                "action=start function=%s: an instance that `min_instances` asks for failed: %s",
+                revision.config.name,
+                error,
+            )
 
     async def _scale_for_ever(self) -> None:
         while True:

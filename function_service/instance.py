@@ -46,6 +46,7 @@ class Instance:
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))  # what it printed last
     history: list[State] = field(default_factory=lambda: [State.STARTING])
     collector: asyncio.Task[None] | None = None  # reads what it prints; ends with it
+    ending: asyncio.Task[None] | None = None  # kills it, from the moment it is ended
 
     @property
     def id(self) -> str:

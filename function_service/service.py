@@ -336,8 +336,7 @@ class BuildsDoor:
 
     async def verify(self, revision: Revision) -> None:
         """Start a revision once, and end it."""
-        instance = await self._fleet.start(revision, revision.config.timeout)
-        await self._fleet.end(instance, "it was started to see whether it starts")
+        await self._fleet.rehearse(revision, revision.config.timeout)
 
     async def prepare(self, app: str, commit: str, revisions: list[Revision]) -> None:
         """Store revisions that `activate` will make live."""
