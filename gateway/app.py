@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _NEED_KEY = ("/api/", "/git/", "/data/")
-_METRICS_WITHIN = 5.0  # seconds
+_METRICS_WITHIN = 2.0  # seconds
 _MAX_JSON = 1 << 20  # bytes of a body that the control API reads
 
 

@@ -45,12 +45,8 @@ class Broker:
         function = self._functions.get(route.function)
         return None if function is None else function.take()
 
-    async def wait(self, route: Route) -> tuple[HeldLease, bool]:
-        """Wait in the function's queue for a slot; the second value tells whether it was a cold start.
-
-        The caller bounds the wait and gives the slot back. Raises Problem `overloaded` where the queue
-        is full, and those of `Invocations.acquire`.
-        """
+    def queue(self, route: Route) -> Waiter:
+        """Join the function's queue. Raises Problem `overloaded` where it is full."""
         function = self._functions.get(route.function)
         if function is None:
             function = self._functions[route.function] = FunctionLeases(route)
@@ -58,24 +54,32 @@ class Broker:
             raise Problem(
                 "overloaded",
                 f"{len(function.waiters)} calls wait for {route.function!r} already, on {len(function.open)} "
-                f"instances of at most {route.max_instances}. Try later; max_instances or concurrency in "
-                "the manifest, or --queue of the platform, raise the limit.",
+                f"instances of at most {route.max_instances}. Try later; max_instances or concurrency in the "
+                "manifest, or --queue of the platform, raise the limit.",
                 retry_after=1,
             )
-        waiter = Waiter()
+        waiter = Waiter(function)
         function.waiters.append(waiter)
         self._ask(function)
+        return waiter
+
+    async def slot(self, waiter: Waiter) -> HeldLease:
+        """Wait for the slot. The caller bounds the wait, and gives the slot back.
+
+        Raises the Problems of `Invocations.acquire`.
+        """
         try:
-            return await waiter.handed, not waiter.warm
+            return await waiter.handed
         except BaseException:
-            self._leave(function, waiter)
+            self._leave(waiter)
             raise
 
-    def _leave(self, function: FunctionLeases, waiter: Waiter) -> None:
-        handed = waiter.handed
+    def _leave(self, waiter: Waiter) -> None:
+        function, handed = waiter.owner, waiter.handed
         if handed.done() and not handed.cancelled() and handed.exception() is None:
             self.give_back(handed.result())  # it was handed over in the moment of leaving
             return
+        waiter.left = function.vain()
         with contextlib.suppress(ValueError):
             function.waiters.remove(waiter)
         for task in function.surplus():
@@ -126,21 +130,6 @@ class Broker:
             held.owner.void(held)
             self._ask(held.owner)
             self._forget_if_empty(held.owner)
-
-    def trouble(self, function: str) -> Problem | None:
-        """Return why no instance could be had lately, if that is so."""
-        leases = self._functions.get(function)
-        return None if leases is None else leases.trouble
-
-    def situation(self, function: str) -> str:
-        """Describe in a few words what a call of the function would wait for."""
-        leases = self._functions.get(function)
-        if leases is None:
-            return "no instance was there"
-        return (
-            f"{len(leases.open)} of at most {leases.route.max_instances} instances were busy with calls, "
-            f"{len(leases.acquires)} were being started, {len(leases.waiters)} more calls waited"
-        )
 
     def queues(self) -> dict[str, int]:
         """Return how many calls wait, by function."""

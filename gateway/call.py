@@ -8,7 +8,7 @@ from multidict import CIMultiDictProxy
 
 from gateway import headers
 from gateway.identity import identify
-from gateway.leases import HeldLease
+from gateway.leases import HeldLease, Waiter
 
 if TYPE_CHECKING:
     from function_service.contract import Route
@@ -32,7 +32,7 @@ class Call:
 
     __slots__ = (
         "arrived", "caller", "cold", "head_sent", "held", "origin", "request", "request_id", "route",
-        "status", "target", "trace_taken", "traceparent", "upload", "waited",
+        "status", "target", "trace_taken", "traceparent", "upload", "waited", "waiter",
     )  # fmt: skip
 
     def __init__(self, request: BaseRequest, origin: Origin) -> None:
@@ -47,6 +47,7 @@ class Call:
         self.route: Route | None = None
         self.target = "/"  # what the function sees
         self.upload: Upload | None = None
+        self.waiter: Waiter | None = None
         self.held: HeldLease | None = None  # whose slot it has, or had last
         self.waited = 0.0  # seconds until it got the slot
         self.cold = False

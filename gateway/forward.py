@@ -224,6 +224,11 @@ class Connection(asyncio.Protocol):
 
     # what the parser calls
 
+    def on_message_begin(self) -> None:
+        """Refuse what follows an answer that is complete: nobody asked for it."""
+        if self.done:
+            raise Malformed("it sent more than its answer")
+
     def on_status(self, reason: bytes) -> None:
         """Take a piece of the reason phrase."""
         self.reason += reason

@@ -69,7 +69,9 @@ class Calls:
             call.held = None
             held = self._broker.take(route)
             if held is None:
-                held, call.cold = await self._broker.wait(route)
+                call.waiter = self._broker.queue(route)
+                held = await self._broker.slot(call.waiter)
+                call.cold = call.waiter.cold
             call.held = held
             call.waited = time.perf_counter() - call.arrived
             try:
@@ -189,15 +191,7 @@ class Calls:
         route, held = call.route, call.held
         name, limit = (route.function, f"{route.timeout:g} s") if route is not None else ("", "")
         if held is None:
-            trouble = self._broker.trouble(name)
-            if trouble is not None:
-                return trouble
-            return Problem(
-                "timeout",
-                f"No instance was free for the call within its timeout of {limit}: "
-                f"{self._broker.situation(name)}. Raise max_instances, concurrency or timeout in the "
-                "manifest.",
-            )
+            return call.waiter.left if call.waiter is not None and call.waiter.left is not None else fault()
         if held.ending is not None:
             await asyncio.shield(held.ending)
         return Problem(

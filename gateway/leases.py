@@ -101,11 +101,13 @@ def instances_to_ask(*, waiting: int, concurrency: int, under_way: int, held: in
 class Waiter:
     """A call that waits for a slot: `handed` gets the lease, or the Problem that it ends with."""
 
-    __slots__ = ("handed", "warm")
+    __slots__ = ("cold", "handed", "left", "owner")
 
-    def __init__(self) -> None:
+    def __init__(self, owner: "FunctionLeases") -> None:
+        self.owner = owner
         self.handed: asyncio.Future[HeldLease] = asyncio.get_running_loop().create_future()
-        self.warm = True  # whether the lease was there before, and not made by a cold start
+        self.cold = False  # whether the lease was made by a cold start that it waited for
+        self.left: Problem | None = None  # for one that left without a lease: what it waited for in vain
 
 
 class FunctionLeases:
@@ -166,7 +168,7 @@ class FunctionLeases:
         self.open.add(held)
         while not held.full and (waiter := self._next_waiter()) is not None:
             held.busy += 1
-            waiter.warm = not held.lease.cold
+            waiter.cold = held.lease.cold
             waiter.handed.set_result(held)
         if not held.full:
             self.free.append(held)
@@ -210,6 +212,18 @@ class FunctionLeases:
             if not waiter.handed.done():
                 return waiter
         return None
+
+    def vain(self) -> Problem:
+        """Return the problem for a call whose time ran out in the queue."""
+        if self.trouble is not None:
+            return self.trouble
+        route = self.route
+        return Problem(
+            "timeout",
+            f"No instance was free for the call within its timeout of {route.timeout:g} s: {len(self.open)} "
+            f"of at most {route.max_instances} instances were busy, {len(self.acquires)} were being started, "
+            f"{len(self.waiters)} calls waited. Raise max_instances, concurrency or timeout in the manifest.",
+        )
 
     def fail(self, problem: Problem) -> None:
         """Let every waiting call end with problem."""

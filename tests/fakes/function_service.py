@@ -1,7 +1,6 @@
 """A function service without sandboxes: it implements the contract in memory, and notes what was asked of it."""
 
 import asyncio
-import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable
@@ -58,12 +57,15 @@ class FakeFunctionService:
         self.released: list[str] = []
         self.stopped: list[tuple[str, str]] = []
         self.diagnosed: list[str] = []
-        self.diagnosis: tuple[str, str, list[str]] = ("crashed", "The process exited with 1.", ["Traceback", "boom"])
+        self.diagnosis: tuple[str, str, list[str]] = (
+            "crashed",
+            "The process exited with 1.",
+            ["Traceback", "boom"],
+        )
         self.usage: list[Usage] = []
         self.secrets_set: dict[str, str] = {}
         self.deleted: list[str] = []
         self.lines = [LogLine(time=1.0, instance="i1", line=f"line {n}") for n in range(3)]
-        self.changed = asyncio.Condition()
         self._streams: set[asyncio.Queue[RouteTable | Recall | Ended]] = set()
         self._numbers = itertools.count(1)
         self._server: Server | None = None
@@ -89,7 +91,9 @@ class FakeFunctionService:
 
     # what tests do
 
-    def deploy(self, name: str, behaviour: Behaviour = hello, *, revision: str = "r1", **route: object) -> None:
+    def deploy(
+        self, name: str, behaviour: Behaviour = hello, *, revision: str = "r1", **route: object
+    ) -> None:
         """Make a revision live."""
         values = {"access": Access.PUBLIC, "timeout": 10.0, "concurrency": 1, "max_instances": 20, **route}
         self.behaviours[f"{name}/{revision}"] = behaviour
@@ -105,13 +109,10 @@ class FakeFunctionService:
             stream.put_nowait(event)
 
     async def until(self, condition: Callable[[], object], seconds: float = 5.0) -> None:
-        """Wait until condition holds; it is looked at after each thing that happens here."""
-        async with asyncio.timeout(seconds), self.changed:
-            await self.changed.wait_for(condition)
-
-    async def _changed(self) -> None:
-        async with self.changed:
-            self.changed.notify_all()
+        """Wait until condition holds."""
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.001)
 
     # Invocations
 
@@ -128,7 +129,6 @@ class FakeFunctionService:
     async def acquire(self, function: str, wait: float) -> Lease:
         self.acquires += 1
         self.acquiring += 1
-        await self._changed()
         try:
             await self.gate.wait()
             if (problem := self.refuse(function)) is not None:
@@ -152,8 +152,6 @@ class FakeFunctionService:
             raise
         finally:
             self.acquiring -= 1
-            with contextlib.suppress(RuntimeError):
-                asyncio.get_running_loop().create_task(self._changed())  # noqa: RUF006
         lease = Lease(
             id=f"l{next(self._numbers)}",
             function=function,
@@ -176,14 +174,12 @@ class FakeFunctionService:
         if instance is not None:
             assert instance.running == 0 or not instance.alive, "released while a call was under way"
             self.released.append(lease)
-        await self._changed()
 
     async def stop(self, lease: str, reason: str) -> None:
         instance = self.leases.pop(lease, None)
         if instance is not None:
             await instance.kill()
         self.stopped.append((lease, reason))
-        await self._changed()
 
     async def diagnose(self, lease: str) -> tuple[str, str, list[str]]:
         instance = self.leases.pop(lease, None)
@@ -191,17 +187,17 @@ class FakeFunctionService:
         if instance is None:
             raise Problem("not-found", f"There is no lease {lease}.")
         await instance.kill()
-        await self._changed()
         return self.diagnosis
 
     async def report(self, calls: list[Usage]) -> None:
         self.usage += calls
-        await self._changed()
 
     # Control
 
     async def apps(self) -> list[App]:
-        return [App(name="app", commit="c1", functions=sorted(self.routes), updated=1.0)] if self.routes else []
+        return (
+            [App(name="app", commit="c1", functions=sorted(self.routes), updated=1.0)] if self.routes else []
+        )
 
     async def functions(self) -> list[FunctionStatus]:
         return [
@@ -268,7 +264,10 @@ class FakeFunctionService:
     # Vault
 
     async def keys(self) -> list[Key]:
-        return [Key(id=key, name=key, sha256=digest, created=time.time()) for digest, key in self.keys_by_digest.items()]
+        return [
+            Key(id=key, name=key, sha256=digest, created=time.time())
+            for digest, key in self.keys_by_digest.items()
+        ]
 
     async def create_key(self, name: str) -> tuple[Key, str]:
         return Key(id="k2", name=name, sha256="00", created=1.0), "the-secret"

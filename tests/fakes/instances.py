@@ -11,7 +11,7 @@ from pilotlight import sockets
 _numbers = itertools.count(1)
 
 
-class Gone(Exception):
+class Gone(Exception):  # noqa: N818  an event, not a fault
     """The gateway closed the connection in the midst of a request."""
 
 
@@ -65,7 +65,9 @@ class Exchange:
 
     async def reply(self, status: int = 200, body: bytes = b"", *headers: tuple[str, str]) -> None:
         lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *(f"{k}: {v}" for k, v in headers)]
-        await self.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + (b"" if self.method == "HEAD" else body))
+        await self.write(
+            "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + (b"" if self.method == "HEAD" else body)
+        )
 
     async def gone(self) -> None:
         """Wait until the gateway has closed the connection."""
@@ -146,9 +148,10 @@ class FakeInstance:
             self.path.unlink(missing_ok=True)
             for writer in list(self._writers):
                 writer.transport.abort()
-            for task in list(self._tasks):
+            others = [task for task in self._tasks if task is not asyncio.current_task()]
+            for task in others:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*others, return_exceptions=True)
 
 
 async def hello(exchange: Exchange) -> None:

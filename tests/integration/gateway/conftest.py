@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import uvloop
 from aiohttp import web
 
 from gateway.server import serve
 from pilotlight import sockets
 from pilotlight.datafolder import DataFolder
+from pilotlight.problems import KINDS
 from pilotlight.settings import Settings
 from tests.fakes.function_service import FakeFunctionService
 
@@ -91,20 +94,38 @@ class Rack:
         await asyncio.wait_for(self.task, 20)
 
 
+async def problem(answer, kind: str) -> dict:
+    """Assert that the answer is a problem document of this kind, and return it."""
+    document = json.loads(await answer.read())
+    assert answer.headers["Pilotlight-Error"] == kind, document
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.status == document["status"] == KINDS[kind][0]
+    assert document["type"] == f"urn:pilotlight:problem:{kind}"
+    assert document["detail"]
+    return document
+
+
 async def _neighbour(data: DataFolder, name: str, seen: list) -> web.AppRunner:
     async def handle(request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        seen.append((request.method, request.raw_path, dict(request.headers), body))
+        seen.append((request.method, request.raw_path, request.headers, body))
         if request.path == "/metrics":
             return web.Response(text=f"# TYPE {name}_metric gauge\n{name}_metric 1\n")
-        return web.Response(text=f"{name}: {request.method} {request.raw_path} {len(body)}", headers={"ETag": '"1"'})
+        return web.Response(
+            text=f"{name}: {request.method} {request.raw_path} {len(body)}", headers={"ETag": '"1"'}
+        )
 
     application = web.Application(client_max_size=1 << 30)
     application.router.add_route("*", "/{rest:.*}", handle)
-    runner = web.AppRunner(application, access_log=None)
+    runner = web.AppRunner(application, access_log=None, auto_decompress=False)
     await runner.setup()
     await web.SockSite(runner, sockets.listen(data.socket(name))).start()
     return runner
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """The gateway runs on uvloop; how a connection breaks off looks different on each loop."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ def basic(pair: bytes) -> str:
 
 
 def route(access: Access) -> Route:
-    return Route(function="f", app="a", revision="r", access=access, timeout=1, concurrency=1, max_instances=1)
+    return Route(
+        function="f", app="a", revision="r", access=access, timeout=1, concurrency=1, max_instances=1
+    )
 
 
 @pytest.mark.parametrize(

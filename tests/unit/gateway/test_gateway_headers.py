@@ -43,7 +43,9 @@ def test_hop_by_hop_headers_do_not_pass(name: str) -> None:
 
 
 def test_what_connection_lists_does_not_pass_either_way() -> None:
-    assert sent(("Host", "h"), ("Connection", "close, X-One"), ("connection", "x-TWO"), ("X-One", "1"), ("X-Two", "2")) == [
+    assert sent(
+        ("Host", "h"), ("Connection", "close, X-One"), ("connection", "x-TWO"), ("X-One", "1"), ("X-Two", "2")
+    ) == [
         b"GET /x HTTP/1.1",
         b"Host: h",
     ]
@@ -53,14 +55,18 @@ def test_what_connection_lists_does_not_pass_either_way() -> None:
 
 
 def test_connection_cannot_take_away_the_framing() -> None:
-    assert b"Content-Length: 3" in sent(("Host", "h"), ("Connection", "Content-Length, Host"), ("Content-Length", "3"))
+    assert b"Content-Length: 3" in sent(
+        ("Host", "h"), ("Connection", "Content-Length, Host"), ("Content-Length", "3")
+    )
     lines, chunked, _ = answered(("Connection", "content-length"), ("Content-Length", "3"))
     assert b"Content-Length: 3" in lines
     assert not chunked
 
 
 def test_what_the_gateway_says_itself_cannot_be_said_by_the_caller() -> None:
-    assert sent(("Host", "h"), ("Pilotlight-Caller", "admin"), ("Expect", "100-continue"), ("X-Request-Id", "x")) == [
+    assert sent(
+        ("Host", "h"), ("Pilotlight-Caller", "admin"), ("Expect", "100-continue"), ("X-Request-Id", "x")
+    ) == [
         b"GET /x HTTP/1.1",
         b"Host: h",
     ]
@@ -146,12 +152,16 @@ def test_the_stages_of_a_receipt_never_exceed_what_the_call_waited(
     parts = {name: float(value) for name, value in (part.split(";dur=") for part in text.split(", "))}
     assert list(parts) == ["wait", "container", "runtime", "code", "handler"]
     assert all(value >= 0 for value in parts.values())
-    assert parts["wait"] + parts["container"] + parts["runtime"] + parts["code"] == pytest.approx(waited * 1000, abs=0.01)
+    assert parts["wait"] + parts["container"] + parts["runtime"] + parts["code"] == pytest.approx(
+        waited * 1000, abs=0.01
+    )
 
 
 def test_a_call_that_came_late_to_a_start_is_told_the_end_of_it_only() -> None:
     timing = receipt(0.0025, 0.001, Stages(container=3, runtime=2, code=1), b"").timing
-    assert timing == b"wait;dur=0.000, container;dur=0.000, runtime;dur=1.500, code;dur=1.000, handler;dur=1.000"
+    assert (
+        timing == b"wait;dur=0.000, container;dur=0.000, runtime;dur=1.500, code;dur=1.000, handler;dur=1.000"
+    )
 
 
 def test_upgrades_are_refused_but_an_offer_of_h2c_is_declined() -> None:
@@ -187,7 +197,16 @@ def test_a_bad_request_id_is_replaced(request_id: str | None) -> None:
 
 @pytest.mark.parametrize(
     "parent",
-    [None, "", PARENT[:-1], PARENT.upper(), "ff" + PARENT[2:], "00-" + "0" * 32 + PARENT[35:], PARENT[:36] + "0" * 16 + "-01", PARENT + "-x"],
+    [
+        None,
+        "",
+        PARENT[:-1],
+        PARENT.upper(),
+        "ff" + PARENT[2:],
+        "00-" + "0" * 32 + PARENT[35:],
+        PARENT[:36] + "0" * 16 + "-01",
+        PARENT + "-x",
+    ],
 )
 def test_a_bad_traceparent_is_replaced(parent: str | None) -> None:
     _, made, taken = identify("abc", parent)
