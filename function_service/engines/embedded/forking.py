@@ -1,0 +1,114 @@
+"""Forking on demand, each child as process 1 of a new pid namespace: what zygotes and snapshots do.
+
+Messages (see messages.py): `{"fork": ID, …}` with descriptors for the child. The answers are `{"forked": ID}`
+with a pidfd, or `{"refused": ID, "error": …}`; and `{"exited": ID, "status": N}` (wait status) at its end.
+Standard library only, as it runs inside of the zygotes.
+"""
+
+import functools
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from function_service.engines.embedded import messages, syscalls
+
+IN_CHILD = 0  # what fork returns there
+
+
+def serve(channel: socket.socket, become: Callable[[dict[str, Any], list[int]], None]) -> None:
+    """Fork on demand until the channel is closed; each child calls `become(order, descriptors)`."""
+    own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    poll.register(wake_read, select.POLLIN)
+    children: dict[int, str] = {}
+    while True:
+        for descriptor, _ in poll.poll():
+            if descriptor == wake_read:
+                os.read(wake_read, 4096)
+                _reap(channel, children)
+                continue
+            try:
+                order, descriptors = messages.receive(channel)
+            except EOFError:
+                return
+            try:
+                pid = _fork(own_pids)
+            except OSError as error:
+                # Processes or memory are short. This one start fails; the sandboxes that live must go on
+                messages.send(channel, {"refused": order["fork"], "error": error.strerror})
+                pid = None
+            if pid == IN_CHILD:
+                _live(
+                    functools.partial(become, order, descriptors), (channel, own_pids, wake_read, wake_write)
+                )
+            for received in descriptors:
+                os.close(received)
+            if pid is not None:
+                children[pid] = order["fork"]
+                pidfd = os.pidfd_open(pid)
+                messages.send(channel, {"forked": order["fork"]}, [pidfd])
+                os.close(pidfd)
+
+
+def _fork(own_pids: int) -> int:
+    """Fork a child that is process 1 of a new pid namespace. Raises OSError."""
+    syscalls.unshare(syscalls.CLONE_NEWPID)
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid != IN_CHILD:
+            # The next child shall not land in this one's namespace
+            syscalls.setns(own_pids, syscalls.CLONE_NEWPID)
+    return pid
+
+
+def _live(become: Callable[[], None], parents: tuple[Any, ...]) -> None:
+    """In the forked child: let go of the parent's things, become what was ordered, and end; never returns."""
+    code = 70  # EX_SOFTWARE
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for descriptor in parents:
+            if isinstance(descriptor, int):
+                os.close(descriptor)
+            else:
+                descriptor.close()
+        become()
+        code = 0
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else 0 if ending.code is None else 1
+        if isinstance(ending.code, str):
+            print(ending.code, file=sys.stderr)
+    except EOFError:
+        code = 0  # the function service closed the channel: this sandbox is not wanted any more
+    except BaseException:  # noqa: BLE001  the last frame of a process: the exit code and the trace are its report
+        traceback.print_exc()
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+def _reap(channel: socket.socket, children: dict[int, str]) -> None:
+    while children:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        messages.send(channel, {"exited": children.pop(pid), "status": status})
