@@ -26,13 +26,14 @@ def request() -> None:
     if not _SYSTEMD.is_dir() or cgroup.own_group() is None or cgroup.delegated_base() is not None:
         return
     pid = str(os.getpid())
+    scope = f"pilotlight-{pid}.scope"
     manager = "--system" if os.geteuid() == 0 else "--user"
     # StartTransientUnit(name, mode, properties, auxiliary units), org.freedesktop.systemd1(5)
     properties = ["3", "Description", "s", "Pilotlight", "PIDs", "au", "1", pid, "Delegate", "b", "true"]
     command = [
         *("busctl", manager, "--quiet", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"),
         *("org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))"),
-        *(f"pilotlight-{pid}.scope", "fail", *properties, "0"),
+        *(scope, "fail", *properties, "0"),
     ]
     try:
         asked = subprocess.run(
@@ -44,13 +45,13 @@ def request() -> None:
     if asked.returncode != 0:
         _log.warning("systemd gave no control group: %s", asked.stderr.strip())
         return
-    _wait_until_moved()
+    _wait_until_in(scope)
 
 
-def _wait_until_moved() -> None:
+def _wait_until_in(scope: str) -> None:
     """Wait for the end of what StartTransientUnit began."""
     deadline = time.monotonic() + _WITHIN
-    while cgroup.delegated_base() is None:
+    while (group := cgroup.own_group()) is None or group.name != scope:
         if time.monotonic() > deadline:
             _log.warning("systemd did not move this process into its control group within %g s", _WITHIN)
             return

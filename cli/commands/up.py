@@ -79,7 +79,7 @@ async def _run(
             stopping.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
             asyncio.get_running_loop().add_signal_handler(number, signalled, number)
     if lifeline is not None:
         asyncio.get_running_loop().add_reader(lifeline, stopping.set)
