@@ -80,8 +80,8 @@ class Service:
         )
 
     def give(self, folder: Path) -> None:
-        """Give a folder to the user as whom the service runs."""
-        owner = self.data.root.stat().st_uid
+        """Give a folder to the user as whom the builder runs."""
+        owner = self.data.builds.stat().st_uid
         for path in (folder, *folder.rglob("*")):
             os.chown(path, owner, owner)
 

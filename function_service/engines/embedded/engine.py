@@ -6,6 +6,7 @@ sandbox.py mounts, confines, loads.
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -14,6 +15,7 @@ import shutil
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from function_service.engines.embedded.grants import Grants
 from function_service.engines.embedded.namespaces import Users
 from function_service.engines.embedded.nursery import Zygote, kill, listening_socket, pid_of
 from function_service.layers.store import LayerStore
+from function_service.lines import LineReader
 from pilotlight.datafolder import DataFolder
 from pilotlight.ids import short_id
 from pilotlight.problems import Problem
@@ -48,7 +51,7 @@ class _Handle:
     group: cgroup.Group
     data_listener: int
     uid: int
-    destroyed: bool = False
+    destroying: asyncio.Task[None] | None = None  # from the moment on at which it shall be no more
 
 
 class EmbeddedEngine:
@@ -76,14 +79,20 @@ class EmbeddedEngine:
         cgroup.sweep(self._hierarchy)
         for leftover in self._data.instances.iterdir():
             leftover.unlink()
-        # What a job was building when a former run ended belongs to the user of its sandbox still
-        await asyncio.to_thread(jobs.give, [self._data.builds], self._data.builds.stat().st_uid)
+        if self._users.count:
+            # What a job was building when a former run ended belongs to the user of its sandbox still
+            sandboxes = range(self._users.first, self._users.first + self._users.count)
+            owner = self._data.builds.stat().st_uid
+            await asyncio.to_thread(jobs.give, [self._data.builds], owner, of=sandboxes)
         self._container = await asyncio.to_thread(self._make_container)
         await self._grants.start()
 
     async def close(self) -> None:
         """Destroy all sandboxes, the zygotes and the control groups."""
-        await asyncio.gather(*(self.destroy(s) for s in list(self._sandboxes.values())))
+        ends = (self.destroy(s) for s in list(self._sandboxes.values()))
+        for error in await asyncio.gather(*ends, return_exceptions=True):
+            if error is not None:
+                _log.error("A sandbox could not be ended; its zygote's end will do it", exc_info=error)
         for booting in self._zygotes.values():
             if booting.done() and not booting.exception():
                 await booting.result().close()
@@ -142,16 +151,14 @@ class EmbeddedEngine:
         """Return the zygote for an interpreter; it is booted once, however many wait for it."""
         parent = self._parent_of(interpreter)
         booting = self._zygotes.get(parent.name)
-        if booting is not None and booting.done() and (booting.exception() or not booting.result().alive):
-            if not booting.exception():
-                await booting.result().close()
-            booting = None
-        if booting is None:
-            booting = asyncio.create_task(self._boot(parent), name=f"boot {parent.name}")
+        if booting is None or (booting.done() and (booting.exception() or not booting.result().alive)):
+            booting = asyncio.create_task(self._boot(parent, booting), name=f"boot {parent.name}")
             self._zygotes[parent.name] = booting
         return await asyncio.shield(booting)
 
-    async def _boot(self, interpreter: Interpreter) -> Zygote:
+    async def _boot(self, interpreter: Interpreter, former: asyncio.Task[Zygote] | None) -> Zygote:
+        if former is not None and not former.exception():
+            await former.result().close()
         layers = [self._runtime_layer(self._runtimes[i.runtime], i) for i in self._interpreters]
         root = self._data.run / "roots" / interpreter.name
         root.mkdir(parents=True, exist_ok=True)
@@ -193,32 +200,38 @@ class EmbeddedEngine:
         zygote_ms = (time.perf_counter() - began) * 1000
         name = short_id()
         path = self._data.instances / f"{name}.sock"
-        mine, theirs = messages.pair()
-        control = Channel(mine)
-        output, output_write = os.pipe2(os.O_CLOEXEC)
         uid = self._user()
         ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
-        group = cgroup.Group(self._hierarchy, name)
-        pidfd = -1
+        group: cgroup.Group | None = None
+        output = -1
+        undo = contextlib.ExitStack()
         try:
-            with contextlib.closing(theirs), contextlib.closing(listening_socket(path)) as listener:
+            with contextlib.ExitStack() as theirs:
+                group = cgroup.Group(self._hierarchy, name)
+                mine, their_end = messages.pair()
+                theirs.enter_context(their_end)
+                control = Channel(mine)
+                undo.callback(control.close)  # a child that was forked although we gave up ends by that
+                output, output_write = os.pipe2(os.O_CLOEXEC)
+                undo.callback(os.close, output)
+                theirs.callback(os.close, output_write)
+                undo.callback(path.unlink, missing_ok=True)
+                listener = theirs.enter_context(listening_socket(path))
                 order = {"fork": name, "kind": kind, "uid": uid, "boot": boot}
-                descriptors = [theirs.fileno(), listener.fileno(), output_write]
-                pidfd = await zygote.fork(order, descriptors, lambda status: _resolve(ended, group, status))
+                descriptors = [their_end.fileno(), listener.fileno(), output_write]
+                pidfd = await zygote.fork(order, descriptors, partial(_resolve, ended, group))
+                undo.callback(os.close, pidfd)
+                undo.callback(kill, pidfd)
             group.add(pid_of(pidfd))
             group.limit(_USUAL_MEMORY, PROCESSES)
             control.send({})
             async with asyncio.timeout(_BLANK_DEADLINE):
                 message, received = await control.receive()
         except BaseException as error:
-            printed = _printed(output)
-            if pidfd >= 0:
-                kill(pidfd)
-                os.close(pidfd)
-            os.close(output)
-            control.close()  # a child that was forked meanwhile ends by that
-            path.unlink(missing_ok=True)
-            await asyncio.shield(asyncio.ensure_future(_remove(group)))
+            printed = _printed(output) if output >= 0 else ""
+            undo.close()
+            if group is not None:
+                await asyncio.shield(asyncio.ensure_future(_remove(group)))
             if not isinstance(error, (OSError, EOFError, TimeoutError, Problem)):
                 raise
             raise Problem(
@@ -226,8 +239,6 @@ class EmbeddedEngine:
                 f"No sandbox could be made: {error or type(error).__name__}. {printed}",
                 retry_after=1,
             ) from error
-        finally:
-            os.close(output_write)
         total = (time.perf_counter() - began) * 1000
         booted = message["runtime"] + zygote_ms
         stages = Stages(container=max(0.0, total - booted), runtime=booted)
@@ -282,24 +293,29 @@ class EmbeddedEngine:
         try:
             handle.control.send(message, descriptors)
         except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                limit = messages.MAX_MESSAGE >> 10
+                raise StartError(f"Its environment and secrets are more than {limit} KB together.") from error
             raise EOFError from error
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        while True:
+        if egress:
+            # It comes before any code of the function runs, which is why it can be believed
+            _, received = await handle.control.receive()
+            self._grants.grant(sandbox.id, received[0], kind=proxy, egress=list(egress), **identity)
+        try:
             answer, received = await handle.control.receive()
-            if "egress" in answer and received:
-                self._grants.grant(sandbox.id, received[0], kind=proxy, egress=list(egress), **identity)
-                continue
-            for descriptor in received:
-                os.close(descriptor)
-            if answer.get("ready") is True:
-                return
-            raise StartError(str(answer.get("error", "the shim answered nonsense")))
+        except OSError as error:
+            raise StartError(f"It disturbed the start of its own process: {error}.") from error
+        for descriptor in received:
+            os.close(descriptor)
+        if answer.get("ready") is not True:
+            raise StartError(str(answer.get("error", "It disturbed the start of its own process.")))
 
     @staticmethod
     def _limit_cpu(handle: _Handle, cores: float) -> None:
-        if not handle.destroyed:
+        if handle.destroying is None:
             handle.group.limit_cpu(cores)
 
     @staticmethod
@@ -308,12 +324,14 @@ class EmbeddedEngine:
         return handle
 
     async def destroy(self, sandbox: Sandbox) -> None:
-        """Kill it and remove every trace (see base.Engine)."""
+        """Kill it and remove every trace (see base.Engine), also when the caller stops waiting."""
         handle = self._handle(sandbox)
-        if handle.destroyed:
-            await asyncio.shield(sandbox.ended)
-            return
-        handle.destroyed = True
+        if handle.destroying is None:
+            work = self._destroy(sandbox, handle)
+            handle.destroying = asyncio.create_task(work, name=f"destroy {sandbox.id}")
+        await asyncio.shield(handle.destroying)
+
+    async def _destroy(self, sandbox: Sandbox, handle: _Handle) -> None:
         self._grants.revoke(sandbox.id)
         kill(handle.pidfd)
         async with asyncio.timeout(_DEATH_DEADLINE):
@@ -322,8 +340,8 @@ class EmbeddedEngine:
         os.close(handle.data_listener)
         handle.control.close()
         sandbox.socket.unlink(missing_ok=True)
-        self._sandboxes.pop(sandbox.id, None)
         await _remove(handle.group)
+        del self._sandboxes[sandbox.id]
 
     def use(self, sandbox: Sandbox) -> Use:
         """Tell what it uses (see base.Engine)."""
@@ -340,11 +358,12 @@ class EmbeddedEngine:
         owner = self._data.builds.stat().st_uid
         blank = await self._make(interpreter, "exec", None)
         handle = self._handle(blank)
+        reader = LineReader(blank.output)
         try:
             handle.group.limit(job.memory, 1024)
             handle.group.limit_cpu(job.cpu)
             if self._users.count:
-                await asyncio.to_thread(jobs.give, writable, handle.uid)
+                await asyncio.to_thread(jobs.give, writable, handle.uid, of={owner})
             identity = {"app": "", "function": "build"}
             message: dict[str, Any] = {"command": list(job.command), "folder": job.folder, "serves": False}
             env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", **job.env}  # noqa: S108
@@ -353,16 +372,20 @@ class EmbeddedEngine:
             message |= {"env": env, "tmp": job.memory // 2}
             await self._attach(blank, message, trees, job.egress, identity, proxy="build")
             async with contextlib.aclosing(
-                jobs.follow(blank, job, writable, lambda: kill(handle.pidfd))
+                jobs.follow(blank, reader, job, writable, lambda: kill(handle.pidfd))
             ) as stream:
                 async for item in stream:
                     yield item
         except EOFError:
+            await self.destroy(blank)
+            async for line, _ in reader.lines():  # it has said why
+                yield Output(line)
             yield Exit(1, "the sandbox ended before the command was started")
         finally:
-            await asyncio.shield(asyncio.ensure_future(self.destroy(blank)))
+            reader.close()
+            await self.destroy(blank)
             if self._users.count:
-                await asyncio.to_thread(jobs.give, writable, owner)
+                await asyncio.to_thread(jobs.give, writable, owner, of={handle.uid})
 
 
 def _native_command(handler: str) -> list[str]:

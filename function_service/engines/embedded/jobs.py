@@ -1,8 +1,10 @@
 """One-shot runs: what surrounds a build command in its sandbox, beyond what every sandbox has."""
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncGenerator, Callable
+import shutil
+from collections.abc import AsyncGenerator, Callable, Container
 from pathlib import Path
 
 from function_service.contract import Exit, Job, Output
@@ -10,6 +12,8 @@ from function_service.engines.base import Sandbox
 from function_service.lines import LineReader
 
 _LOOK = 0.5  # seconds between two looks at how much was written
+_LEAST = 1 << 10  # bytes that an entry without content counts for: its inode takes room too
+_SPARE = 256 << 20  # bytes that a job must leave free on the disk
 
 
 def proxy_environment(port: int) -> dict[str, str]:
@@ -26,51 +30,68 @@ def proxy_environment(port: int) -> dict[str, str]:
     }
 
 
-def give(folders: list[Path], uid: int) -> None:
-    """Give folders, and all that is in them, to a user; no link is followed, whoever sets it meanwhile."""
+def give(folders: list[Path], uid: int, *, of: Container[int]) -> None:
+    """Give folders, and what in them belongs to one `of` these users, to another user.
+
+    What belongs to anybody else stays theirs: a hard link can lead to any file on this disk. No symbolic
+    link is followed, whoever sets it meanwhile.
+    """
     for top in folders:
-        for _, _, files, descriptor in os.fwalk(top, follow_symlinks=False):
-            os.fchown(descriptor, uid, uid)
-            for name in files:
-                os.chown(name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
-            for entry in os.scandir(descriptor):
-                if entry.is_symlink():  # fwalk counts a link to a folder among the folders
-                    os.chown(entry.name, uid, uid, dir_fd=descriptor, follow_symlinks=False)
+        for _, folders_in, files, folder in os.fwalk(top, follow_symlinks=False):
+            if os.fstat(folder).st_uid in of:
+                os.fchown(folder, uid, uid)
+            for name in (*folders_in, *files):
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+                    try:
+                        if os.fstat(held).st_uid in of:
+                            os.chown(f"/proc/self/fd/{held}", uid, uid)
+                    finally:
+                        os.close(held)
 
 
-def size(folders: list[Path]) -> int:
-    """Return how many bytes folders take on the disk."""
+def size(folders: list[Path], limit: int) -> int:
+    """Return how many bytes folders take on the disk; stops to count beyond the limit."""
     total = 0
     for top in folders:
-        for folder, _, files in os.walk(top):
-            for name in files:
-                try:
-                    total += (Path(folder) / name).lstat().st_blocks * 512
-                except FileNotFoundError:
-                    continue  # it was removed meanwhile
+        for _, folders_in, files, folder in os.fwalk(top, follow_symlinks=False):
+            for name in (*folders_in, *files):
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    blocks = os.stat(name, dir_fd=folder, follow_symlinks=False).st_blocks
+                    total += max(blocks * 512, _LEAST)
+            if total > limit:
+                return total
     return total
 
 
+def _too_much(job: Job, writable: list[Path]) -> str:
+    """Return why the job must not write on, or nothing."""
+    if size(writable, job.output_limit) > job.output_limit:
+        return f"it wrote more than {job.output_limit >> 20} MB"
+    # Files that are open but have no name any more can't be counted, only missed
+    if any(shutil.disk_usage(folder).free < _SPARE for folder in writable):
+        return f"the disk of the data folder has less than {_SPARE >> 20} MB left"
+    return ""
+
+
 async def follow(
-    sandbox: Sandbox, job: Job, writable: list[Path], kill: Callable[[], None]
+    sandbox: Sandbox, reader: LineReader, job: Job, writable: list[Path], kill: Callable[[], None]
 ) -> AsyncGenerator[Output | Exit, None]:
     """Yield what the job prints, and how it ended; it is killed at its deadline and at its limit of size."""
     stopped = ""
 
     async def watch() -> None:
         nonlocal stopped
-        deadline = asyncio.get_running_loop().time() + job.timeout
-        while asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(min(_LOOK, job.timeout))
-            if await asyncio.to_thread(size, writable) > job.output_limit:
-                stopped = f"it wrote more than {job.output_limit >> 20} MB"
-                break
-        else:
+        try:
+            async with asyncio.timeout(job.timeout):
+                while not stopped:
+                    await asyncio.sleep(_LOOK)
+                    stopped = await asyncio.to_thread(_too_much, job, writable)
+        except TimeoutError:
             stopped = f"it was not done after {job.timeout:g} s"
         kill()
 
     watcher = asyncio.create_task(watch(), name="job watch")
-    reader = LineReader(sandbox.output)
     try:
         async for line, truncated in reader.lines():
             yield Output(line + (" […]" if truncated else ""))
@@ -78,7 +99,6 @@ async def follow(
     finally:
         watcher.cancel()
         await asyncio.gather(watcher, return_exceptions=True)
-        reader.close()
     if end.out_of_memory and not stopped:
         stopped = f"it ran out of memory; the limit of a build is {job.memory >> 20} MB"
     yield Exit(end.code if end.code is not None else 128 + (end.signal or 0), stopped)

@@ -46,6 +46,7 @@ class Zygote:
     async def boot(self, plan: dict[str, Any]) -> None:
         """Start it and wait until it can fork. Raises Problem `no-capacity`."""
         mine, theirs = messages.pair()
+        self._channel = Channel(mine)
         command = (self.interpreter.executable, "-I", "-S", "-c", _COMMAND)
         with theirs:
             descriptor = theirs.fileno()
@@ -58,12 +59,13 @@ class Zygote:
                 stdin=asyncio.subprocess.DEVNULL,
                 env={"LC_ALL": "C.UTF-8"},
             )
-        self._channel = Channel(mine)
         try:
             async with asyncio.timeout(_BOOT_DEADLINE):
                 await self._channel.receive()
-        except (EOFError, TimeoutError) as error:
+        except BaseException as error:
             await self.close()
+            if not isinstance(error, (EOFError, OSError, TimeoutError)):
+                raise
             raise Problem(
                 "no-capacity",
                 f"The zygote of {self.interpreter.name} did not boot ({type(error).__name__}); "
