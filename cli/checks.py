@@ -18,12 +18,16 @@ _OLDEST_GIT: Final = (2, 30)
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at; `reason` tells more also where all is well."""
+    """One thing that was looked at; `reason` tells more also where all is well.
+
+    What is not `needed` may be missing on a machine where all is well.
+    """
 
     name: str
     kept: bool
     reason: str = ""
     remedy: str = ""
+    needed: bool = True
 
 
 def examine() -> list[Check]:
@@ -86,15 +90,13 @@ def runtimes() -> list[Check]:
 
     found = []
     for runtime in load_all().values():
+        name = f"functions in {runtime.title}"
         versions = ", ".join(f"{each.name} at {each.executable}" for each in runtime.find())
-        remedy = (
-            ""
-            if versions
-            else f"Install {runtime.title} to deploy functions in it; the others need nothing of it."
-        )
-        found.append(
-            Check(f"functions in {runtime.title}", bool(versions), versions or "None was found.", remedy)
-        )
+        if versions:
+            found.append(Check(name, True, versions, needed=False))
+        else:
+            remedy = f"Install {runtime.title} if you want them."
+            found.append(Check(name, False, "None was found.", remedy, needed=False))
     return found
 
 
