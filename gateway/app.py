@@ -15,7 +15,7 @@ from gateway.follow import Follower
 from gateway.identity import identify
 from gateway.meter import Meter
 from gateway.relay import Relay
-from gateway.replies import fault, problem_response
+from gateway.replies import SERVER, fault, problem_response
 from gateway.routing import Routes
 from pilotlight.problems import Problem
 
@@ -79,6 +79,7 @@ class Platform:
         response = await handler(request)
         if not response.prepared:
             response.headers["X-Request-Id"] = request_id
+            response.headers["Server"] = SERVER
             if self.closing:
                 response.force_close()
         return response

@@ -24,7 +24,7 @@ class Origin:
         self.address = address
         self.inside = inside  # over the private socket: from a function of this platform
         # a reverse proxy on this machine is believed what it says about the caller's scheme and host
-        self.local = inside or address.startswith("127.") or address == "::1"
+        self.local = inside or address.startswith(("127.", "::ffff:127.")) or address == "::1"
 
 
 class Call:

@@ -44,7 +44,8 @@ class Upload:
         self._limit = limit
         self._chunked = "Transfer-Encoding" in request.headers
         self._body: bytes | None = None if request.body_exists else b""
-        self._continued = request.headers.get("Expect", "").lower() != "100-continue"
+        expected = request.headers.get("Expect", "").lower() == "100-continue"
+        self._continued = not expected or request.version < (1, 1)  # HTTP/1.0 knows no interim answers
         self._pump: asyncio.Task[None] | None = None
 
     @property

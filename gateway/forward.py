@@ -10,8 +10,11 @@ from typing import cast
 import httptools
 from aiohttp import StreamReader
 
+from pilotlight.problems import Problem
+
 _HIGH = 1 << 16  # bytes of an answer that wait for a slow caller before we stop reading
 _MAX_HEAD = 1 << 17  # bytes of an answer's head
+_BACKLOG_PAUSE = 0.005  # seconds
 _REPLAYABLE = 16 << 10  # bytes; up to this size a message is one buffer, read whole or not at all
 
 
@@ -274,11 +277,25 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(address: str) -> Connection:
-    """Connect to a Unix socket (`sockets.address`). Raises BrokenOff, not `taken`, where nobody listens."""
+    """Connect to a Unix socket (`sockets.address`).
+
+    Raises BrokenOff, not `taken`, where nobody listens, and Problem where the fault is on our side.
+    """
     loop = asyncio.get_running_loop()
-    connection = Connection()
-    try:
-        await loop.create_unix_connection(lambda: connection, address)
-    except OSError as error:
-        raise BrokenOff(taken=False) from error
-    return connection
+    while True:
+        connection = Connection()
+        try:
+            await loop.create_unix_connection(lambda: connection, address)  # noqa: B023
+        except (ConnectionError, FileNotFoundError) as error:
+            raise BrokenOff(taken=False) from error
+        except BlockingIOError:
+            await asyncio.sleep(_BACKLOG_PAUSE)  # its backlog is full: it is slow to accept, not dead
+        except OSError as error:
+            raise Problem(
+                "unavailable",
+                f"The gateway can open no connection: {error.strerror or error}. If too many files "
+                "are open, raise their limit (ulimit -n).",
+                retry_after=1,
+            ) from error
+        else:
+            return connection

@@ -17,7 +17,7 @@ from pilotlight.problems import Problem
 if TYPE_CHECKING:
     from gateway.connections import CallerConnection
 
-_PATIENCE = 900.0  # seconds for the head of an answer; a push is answered while its build runs
+_LONGEST = 3600.0  # seconds for a request; the answer to a push streams while its build runs
 _OWN = frozenset({b"authorization"})  # keys go no further than this
 
 
@@ -37,19 +37,19 @@ class Relay:
             upload = Upload(request, self._max_body)
             connection = await self._connect()
             try:
-                await upload.send(connection, self._head(request, target))
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(_LONGEST):
+                    await upload.send(connection, self._head(request, target))
                     await connection.head()
-                head = headers.answer_head(
-                    connection.status,
-                    connection.reason,
-                    connection.headers,
-                    bodiless=connection.bodiless,
-                    http11=request.version >= (1, 1),
-                    keep_alive=request.keep_alive,
-                )
-                head_sent = True
-                await pass_answer(request, connection, head)
+                    head = headers.answer_head(
+                        connection.status,
+                        connection.reason,
+                        connection.headers,
+                        bodiless=connection.bodiless,
+                        http11=request.version >= (1, 1),
+                        keep_alive=request.keep_alive,
+                    )
+                    head_sent = True
+                    await pass_answer(request, connection, head)
             finally:
                 await upload.end()
                 connection.close()

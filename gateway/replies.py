@@ -7,13 +7,16 @@ from aiohttp import web
 
 from pilotlight.problems import Problem
 
+SERVER = "pilotlight"
+"""What we call ourselves, in place of aiohttp's name and version."""
+
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> web.Response:
     """Return the response for a problem, with further headers."""
     return web.Response(
         status=problem.status,
         body=msgspec.json.encode(problem.document()) + b"\n",
-        headers={**problem.headers(), **(headers or {})},
+        headers={"Server": SERVER, **problem.headers(), **(headers or {})},
     )
 
 

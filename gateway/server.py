@@ -5,6 +5,7 @@ Shutdown: not ready → accept no more → let running calls end → break off t
 
 import asyncio
 import logging
+import resource
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
@@ -46,6 +47,7 @@ async def serve(
 
     `ready` is called once the functions are known. Until then calls are refused as `unavailable`.
     """
+    _allow_many_connections()
     client = FunctionServiceClient.connect(data)
     routes = Routes()
     broker = Broker(client.invocations, settings.queue)
@@ -98,6 +100,12 @@ async def serve(
         await runner.cleanup()
         await client.close()
         private.unlink(missing_ok=True)
+
+
+def _allow_many_connections() -> None:
+    """Raise the limit of open files as far as it goes: many systems start programs with 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _divider(calls: Calls) -> Callable[[web.BaseRequest, Handler], Awaitable[web.StreamResponse]]:

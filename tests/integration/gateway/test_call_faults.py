@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import random
+import re
+import socket
 
 import pytest
 
@@ -326,3 +329,75 @@ async def test_a_key_never_reaches_the_log(
     assert key["Authorization"].split()[1] not in caplog.text
     async with rack.get("/metrics") as answer:
         assert json.dumps(key)[30:] not in await answer.text()
+
+
+async def test_an_instance_that_is_slow_to_accept_is_waited_for(rack: Rack) -> None:
+    await rack.deploy("hello", concurrency=5)
+    async with rack.get("/function/hello"):
+        pass
+    (instance,) = rack.service.instances_made
+    await instance.kill()
+    lazy = socket.socket(socket.AF_UNIX)
+    lazy.bind(str(instance.path))
+    lazy.listen(0)
+    lazy.setblocking(False)
+    calls = [asyncio.create_task(rack.get("/function/hello").__aenter__()) for _ in range(4)]
+    async with asyncio.timeout(5):
+        while 'running{function="hello"} 4.0' not in await (await rack.get("/metrics").__aenter__()).text():
+            pass
+    server = await asyncio.start_unix_server(instance._serve, sock=lazy)
+    for answer in await asyncio.gather(*calls):
+        assert answer.status == 200
+        assert answer.headers["Pilotlight-Start"] == "warm"
+        answer.release()
+    server.close()
+    assert not rack.service.diagnosed
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_nothing_is_left_behind_by_callers_that_leave_at_any_time(rack: Rack, seed: int) -> None:
+    chance = random.Random(seed)
+
+    async def lively(exchange: Exchange) -> None:
+        await asyncio.sleep(chance.random() / 500)
+        async for _ in exchange.pieces():
+            pass
+        await exchange.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(3):
+            await exchange.write(b"2\r\nhi\r\n")
+            await asyncio.sleep(0)
+        await exchange.write(b"0\r\n\r\n")
+
+    await rack.deploy("one", lively, max_instances=5)
+    await rack.deploy("three", lively, max_instances=3, concurrency=3)
+
+    async def call() -> bytes:
+        reader, writer = await rack.connect()
+        try:
+            name = chance.choice(("one", "three"))
+            writer.write(b"POST /function/%b HTTP/1.1\r\nHost: h\r\nConnection: close\r\n" % name.encode())
+            writer.write(b"Content-Length: 20\r\n\r\n0123456789")
+            for _ in range(chance.randrange(30)):
+                await asyncio.sleep(0)
+            writer.write(b"0123456789")
+            async with asyncio.timeout(chance.choice((0.0, 0.002, 0.01, 10, 10))):
+                return await reader.read()
+        finally:
+            writer.transport.abort()
+
+    answers = await asyncio.gather(*(call() for _ in range(300)), return_exceptions=True)
+    whole = [answer for answer in answers if isinstance(answer, bytes)]
+    assert len(whole) > 50
+    assert all(answer.startswith(b"HTTP/1.1 200") and answer.endswith(b"0\r\n\r\n") for answer in whole)
+    async with asyncio.timeout(5):
+        while True:  # until nothing is under way
+            async with rack.get("/metrics") as metrics:
+                text = await metrics.text()
+            numbers = re.findall(r"pilotlight_(?:calls_running|queue_length){.*} (.*)", text)
+            if set(numbers) <= {"0.0"} and not rack.service.acquiring:
+                break
+    held = sum(float(number) for number in re.findall(r"pilotlight_leases{.*} (.*)", text))
+    assert held == len(rack.service.leases), "leases that the gateway does not know of"
+    for name in ("one", "three"):
+        async with rack.get(f"/function/{name}") as answer:
+            assert answer.status == 200
