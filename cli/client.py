@@ -82,9 +82,9 @@ def refusal(response: http.client.HTTPResponse, text: bytes) -> Problem:
         detail = str(document["detail"])
     except (ValueError, KeyError, TypeError):
         document, detail = {}, f"The platform answered {response.status} {response.reason}."
-    if response.status == 401:
+    if response.status in (401, 403):
         detail += (
-            " The key comes from PILOTLIGHT_KEY, else from admin.key in the data folder "
+            " Commands take the key from PILOTLIGHT_KEY, else from admin.key in the data folder "
             f"({current().data}), which its owner alone may read."
         )
     kind = response.headers.get("Pilotlight-Error", "")

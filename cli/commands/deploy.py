@@ -104,13 +104,16 @@ def _tree(repository: "Repo", commit: str, folder: PurePosixPath, arguments: arg
     if not folder.name:
         return f"{commit}^{{tree}}"
     try:
-        return str(repository.git.rev_parse("--verify", f"{commit}:{folder}^{{tree}}"))
-    except GitCommandError as error:
-        folders = repository.git.ls_tree("-d", "--name-only", commit).replace("\n", ", ") or "none"
-        raise Problem(
-            "not-found",
-            f"There is no folder {folder} in {arguments.source} at {arguments.ref}. There are: {folders}",
-        ) from error
+        tree = str(repository.git.rev_parse("--verify", f"{commit}:{folder}"))
+        if repository.git.cat_file("-t", tree) == "tree":
+            return tree
+    except GitCommandError:
+        pass  # there is nothing of that name
+    folders = repository.git.ls_tree("-d", "--name-only", commit).replace("\n", ", ") or "none"
+    raise Problem(
+        "not-found",
+        f"There is no folder {folder} in {arguments.source} at {arguments.ref}. There are: {folders}",
+    )
 
 
 def _push(repository: Path, platform: client.Platform, app: str, commit: str) -> int:
