@@ -31,7 +31,7 @@ class LayerStore:
     def start(self) -> None:
         """Remove what was being made when a former process ended."""
         for leftover in self._folder.glob(f"*{_WORK}"):
-            _remove_tree(leftover)
+            remove_tree(leftover)
         for note in self._folder.glob(f"*{_NOTE}"):
             if not note.with_suffix("").is_dir():
                 note.unlink()
@@ -55,21 +55,21 @@ class LayerStore:
             yield folder
         finally:
             if folder.exists():
-                _remove_tree(folder)
+                remove_tree(folder)
 
     def seal(self, digest: str, folder: Path, kind: str, description: str) -> None:
         """Make folder the layer of that digest; does nothing more than remove it if the layer exists.
 
-        Raises Problem for what can't be in a layer (devices, sockets, pipes), and where the disk is full.
+        Raises Problem for what can't be in a layer (devices, sockets, pipes, files of another owner than
+        the folder's), and where the disk is full; the folder is gone then too.
         """
         target = self.path(digest)
-        if target.is_dir():
-            _remove_tree(folder)
-            return
+        work = target.with_name(f"{new_id()}{_WORK}")
         try:
             # Moved first, so that whoever made it can't reach it by its name while it is checked
-            work = target.with_name(f"{new_id()}{_WORK}")
             folder.rename(work)
+            if target.is_dir():
+                return
             total = _make_read_only(work)
             note = Layer(digest=digest, kind=kind, description=description, size=total, created=time.time())
             text = json.dumps({name: getattr(note, name) for name in note.__struct_fields__})
@@ -77,16 +77,37 @@ class LayerStore:
             sync_filesystem(str(self._folder))
             work.rename(target)
         except OSError as error:
-            raise Problem("unavailable", f"The layer could not be stored: {error.strerror}.") from error
+            if not target.is_dir():  # else somebody was quicker to seal the same
+                detail = f"The layer could not be stored: {error.strerror}."
+                raise Problem("unavailable", detail) from error
+        finally:
+            if os.path.lexists(work):
+                remove_tree(work)
+            if not target.is_dir():
+                target.with_name(digest + _NOTE).unlink(missing_ok=True)
+
+    def withdraw(self, digest: str) -> Path:
+        """Take a layer out of the store in one step; return its folder, for `remove_tree`.
+
+        Running instances keep theirs, since they have it mounted.
+        """
+        dying = self._folder / f"{new_id()}{_WORK}"
+        self.path(digest).rename(dying)
+        self.path(digest).with_name(digest + _NOTE).unlink(missing_ok=True)
+        return dying
 
     def remove(self, digest: str) -> None:
-        """Remove a layer; running instances keep theirs, since they have it mounted."""
-        target = self.path(digest)
-        if target.is_dir():
-            dying = target.with_name(digest + _WORK)
-            target.rename(dying)
-            target.with_name(digest + _NOTE).unlink(missing_ok=True)
-            _remove_tree(dying)
+        """Remove a layer, if it is there."""
+        if self.has(digest):
+            remove_tree(self.withdraw(digest))
+
+    def forget_pages(self, kind: str) -> None:
+        """Have the kernel drop what it holds in memory of the files of all layers of a kind."""
+        for layer in self.all():
+            if layer.kind == kind:
+                for folder, _, files in os.walk(self.path(layer.digest)):
+                    for name in files:
+                        _forget(Path(folder) / name)
 
     def all(self) -> list[Layer]:
         """List the layers, oldest first."""
@@ -99,30 +120,64 @@ class LayerStore:
 
 
 def _make_read_only(top: Path) -> int:
-    """Set owners and modes of a tree; return its size in bytes."""
+    """Check a tree and set its owners and modes; return its size in bytes. Raises Problem, OSError.
+
+    Everything is held by a descriptor while it is looked at and changed, and must have the maker's owner: a
+    hard link or a quick exchange must not lead to other files.
+    """
+    maker = top.lstat().st_uid
+    if not stat.S_ISDIR(_take_over(top.name, None, top.parent, maker).st_mode):
+        raise Problem("build-failed", "What was built is not a folder.")
     total = 0
-    owner = os.geteuid(), os.getegid()
-    for folder, folders, files in os.walk(top):
+    for path, folders, files, folder in os.fwalk(top, onerror=_raise, follow_symlinks=False):
         for name in (*folders, *files):
-            path = Path(folder) / name
-            status = path.lstat()
-            os.lchown(path, *owner)
-            if stat.S_ISLNK(status.st_mode):
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                path.chmod(0o755)
-            elif stat.S_ISREG(status.st_mode):
-                path.chmod(0o755 if status.st_mode & 0o111 else 0o644)
-                total += status.st_size
-            else:
-                raise Problem("build-failed", f"{path.relative_to(top)} is not a file, folder or link.")
-    os.lchown(top, *owner)
-    top.chmod(0o755)
+            status = _take_over(name, folder, Path(path).relative_to(top), maker)
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total
 
 
-def _remove_tree(folder: Path) -> None:
+def _take_over(name: str, folder: int | None, shown: Path, maker: int) -> os.stat_result:
+    """Take one entry of a folder over from its maker; return what it was. `shown` is for messages."""
+    where = name if folder is not None else shown / name
+    held = os.open(where, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        status = os.fstat(held)
+        mode = status.st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+            raise Problem("build-failed", f"{shown / name} is not a file, folder or link.")
+        if status.st_uid != maker:
+            raise Problem("build-failed", f"{shown / name} belongs to somebody else than what it lies in.")
+        path = f"/proc/self/fd/{held}"
+        os.chown(path, os.geteuid(), os.getegid())
+        if not stat.S_ISLNK(mode):
+            # Only now, since a change of the owner may clear bits of the mode
+            os.chmod(path, 0o755 if stat.S_ISDIR(mode) or mode & 0o111 else 0o644)  # noqa: PTH101
+        return status
+    finally:
+        os.close(held)
+
+
+def _forget(file: Path) -> None:
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return  # a link, or removed meanwhile
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def remove_tree(folder: Path) -> None:
     """Remove a tree, also one in which a function's build took permissions away."""
+    if folder.is_symlink() or not folder.is_dir():
+        folder.unlink()
+        return
+    folder.chmod(0o700)
     for parent, folders, _ in os.walk(folder):
         for name in folders:
             path = Path(parent) / name
