@@ -78,11 +78,12 @@ async def _collect(instance: Instance, logs: LogBook | None) -> None:
     """Keep every line that an instance prints, until it is dead."""
     reader = LineReader(instance.sandbox.output)
     try:
-        async for line, truncated in reader.lines():
-            instance.tail.append(line)
+        async for batch in reader.batches():
+            instance.tail.extend(line for line, _ in batch)
             if logs is not None:
-                entry = LogLine(time=time.time(), instance=instance.id, line=line, truncated=truncated)
-                logs.append(instance.function, entry)
+                now = time.time()
+                entries = [LogLine(time=now, instance=instance.id, line=a, truncated=b) for a, b in batch]
+                logs.append(instance.function, entries)
     finally:
         reader.close()
 

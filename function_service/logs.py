@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -26,12 +26,12 @@ class LogBook:
     def _files(self, function: str) -> tuple[Path, Path]:
         return self._folder / f"{function}.old.jsonl", self._folder / f"{function}.jsonl"
 
-    def append(self, function: str, line: LogLine) -> None:
-        """Keep a line. One that the disk has no room for is lost, which is logged once."""
+    def append(self, function: str, lines: Sequence[LogLine]) -> None:
+        """Keep lines. Those that the disk has no room for are lost, which is logged once."""
         older, newer = self._files(function)
         try:
             with newer.open("ab") as file:
-                file.write(msgspec.json.encode(line) + b"\n")
+                file.write(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
                 full = file.tell() > _FILE
             if full:
                 newer.replace(older)
@@ -41,9 +41,10 @@ class LogBook:
                 _log.error("Logs of functions are being lost: %s", error)
             self._failing = True
         for queue in self._followers.get(function, ()):
-            if queue.full():
-                queue.get_nowait()
-            queue.put_nowait(line)
+            for line in lines[-_FOLLOWER:]:
+                if queue.full():
+                    queue.get_nowait()
+                queue.put_nowait(line)
 
     def tail(self, function: str, count: int) -> list[LogLine]:
         """Return the last lines, oldest first."""
@@ -77,4 +78,10 @@ class LogBook:
     def delete(self, function: str) -> None:
         """Forget what a function printed."""
         for path in self._files(function):
+            path.unlink(missing_ok=True)
+
+    def delete_others(self, functions: Iterable[str]) -> None:
+        """Forget what functions printed that are not among these: an instance may outlive its function."""
+        kept = {path for function in functions for path in self._files(function)}
+        for path in set(self._folder.glob("*.jsonl")) - kept:
             path.unlink(missing_ok=True)
