@@ -3,15 +3,19 @@
 Everything is read from memory; each change is written to the store first, in one transaction.
 """
 
+import asyncio
+import functools
 import hashlib
 import secrets
 import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from function_service.contract import Key, Revision
-from pilotlight.ids import new_id
+from pilotlight.ids import NAME_RULE, is_name, new_id
 from pilotlight.problems import Problem
 from pilotlight.store import Store, Write
 
@@ -23,6 +27,32 @@ _APPS, _REVISIONS, _KEYS, _SECRETS = (
 )
 KEPT_REVISIONS = 10  # of each function
 _PAGE = 1000
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _change(
+    method: Callable[Concatenate["Registry", P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["Registry", P], Coroutine[Any, Any, T]]:
+    """Have a change wait for its turn, and go on to its end when the caller is cancelled.
+
+    Two at once could both see that a name is free; half of one would leave memory and store apart.
+    """
+
+    @functools.wraps(method)
+    async def change(registry: "Registry", *args: P.args, **kwargs: P.kwargs) -> T:
+        async def whole() -> T:
+            async with registry.turn:
+                return await method(registry, *args, **kwargs)
+
+        task = asyncio.create_task(whole(), name=f"registry {method.__name__}")
+        registry.changes.add(task)
+        task.add_done_callback(registry.changes.discard)
+        return await asyncio.shield(task)
+
+    return change
 
 
 class AppRecord(Struct, frozen=True, kw_only=True):
@@ -40,10 +70,16 @@ class Registry:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.turn = asyncio.Lock()
+        self.changes: set[asyncio.Task[Any]] = set()
         self.apps: dict[str, AppRecord] = {}
         self.revisions: dict[str, dict[str, Revision]] = {}  # function → id → revision
         self.keys: dict[str, Key] = {}
         self.secrets: dict[str, str] = {}
+
+    async def close(self) -> None:
+        """Wait for changes that are under way."""
+        await asyncio.gather(*self.changes, return_exceptions=True)
 
     async def load(self) -> None:
         """Read everything into memory."""
@@ -88,6 +124,14 @@ class Registry:
         """Return the live revision of every function."""
         return [self.revisions[name][id_] for app in self.apps.values() for name, id_ in app.live.items()]
 
+    def kept(self, function: str) -> list[Revision]:
+        """Return the revisions of a live function that are kept, newest first. Raises `unknown-function`."""
+        return self._of_app(self.live(function).app, function)
+
+    def _of_app(self, app: str, function: str) -> list[Revision]:
+        of_function = self.revisions.get(function, {}).values()
+        return sorted((r for r in of_function if r.app == app), key=lambda r: r.created, reverse=True)
+
     def claim(self, app: str, functions: list[str]) -> None:
         """Raise Problem `conflict` where another app has one of the names."""
         for name in functions:
@@ -99,8 +143,12 @@ class Registry:
                     "on a platform. Give this one another name.",
                 )
 
+    @_change
     async def prepare(self, app: str, commit: str, revisions: list[Revision]) -> None:
-        """Store revisions that `activate` will make live."""
+        """Store revisions that `activate` will make live. Raises Problem `conflict`, `invalid-request`."""
+        for name in (app, *(r.config.name for r in revisions)):
+            if not is_name(name):  # names become names of files
+                raise Problem("invalid-request", f"{name!r} can't be a name: {NAME_RULE}.")
         self.claim(app, [r.config.name for r in revisions])
         record = self.apps.get(app) or AppRecord(
             name=app, commit="", live={}, prepared={}, updated=time.time()
@@ -113,23 +161,25 @@ class Registry:
         for revision in known:
             self.revisions.setdefault(revision.config.name, {})[revision.id] = revision
 
+    @_change
     async def activate(self, app: str, commit: str) -> bool:
         """Make what was prepared live; False when it is live already. Raises Problem `not-found`."""
         record = self.apps.get(app)
-        if record is None or commit not in record.prepared:
-            if record is not None and record.commit == commit:
-                return False
+        live = record.prepared.get(commit) if record is not None else None
+        if live is None and record is not None and record.commit == commit:
+            return False
+        if live is None or any(id_ not in self.revisions.get(name, {}) for name, id_ in live.items()):
             raise Problem("not-found", f"Nothing was prepared for commit {commit} of {app!r}. Push it again.")
-        live = record.prepared[commit]
         self.claim(app, list(live))
         record = AppRecord(name=app, commit=commit, live=live, prepared={}, updated=time.time())
         await self._save(record)
         return True
 
+    @_change
     async def rollback(self, function: str, revision: str | None) -> Revision:
         """Make a former revision live. Raises Problem `not-found`, `unknown-function`."""
         present = self.live(function)
-        known = sorted(self.revisions[function].values(), key=lambda r: r.created, reverse=True)
+        known = self.kept(function)
         if revision is None:
             wanted = next((r for r in known if r.created < present.created), None)
             if wanted is None:
@@ -149,6 +199,7 @@ class Registry:
         await self._save(msgspec.structs.replace(record, live=live, updated=time.time()))
         return wanted
 
+    @_change
     async def delete(self, function: str) -> bool:
         """Delete a function; return whether its app is gone with it. Raises Problem `unknown-function`."""
         self.live(function)
@@ -156,32 +207,28 @@ class Registry:
         if record is None:
             return False
         live = {name: id_ for name, id_ in record.live.items() if name != function}
-        gone = [
-            Write(space=_REVISIONS, key=f"{function}/{id_}", value=None) for id_ in self.revisions[function]
-        ]
         if live:
-            record = msgspec.structs.replace(record, live=live, updated=time.time())
-            await self._store.write([_app(record), *gone])
-            self.apps[record.name] = record
-        else:
-            await self._store.write([Write(space=_APPS, key=record.name, value=None), *gone])
-            del self.apps[record.name]
-        del self.revisions[function]
-        return not live
+            await self._save(msgspec.structs.replace(record, live=live, updated=time.time()))
+            return False
+        gone = [r for name in self.revisions for r in self._of_app(record.name, name)]
+        await self._store.write([Write(space=_APPS, key=record.name, value=None), *map(_removal, gone)])
+        del self.apps[record.name]
+        self._forget(gone)
+        return True
 
     async def _save(self, record: AppRecord) -> None:
-        """Store an app, and let go of revisions that are too old and those of functions that it lost."""
+        """Store an app, and let go of its revisions that are too old or of functions that it has not."""
         gone: list[Revision] = []
-        before = self.apps.get(record.name)
-        for name in {*record.live, *(before.live if before else ())}:
-            known = sorted(self.revisions.get(name, {}).values(), key=lambda r: r.created, reverse=True)
-            if name in record.live:
-                gone += [r for r in known[KEPT_REVISIONS:] if r.id != record.live[name]]
-            else:
-                gone += known
-        removals = [Write(space=_REVISIONS, key=f"{r.config.name}/{r.id}", value=None) for r in gone]
-        await self._store.write([_app(record), *removals])
+        prepared = {id_ for functions in record.prepared.values() for id_ in functions.values()}
+        for name in self.revisions:
+            known = self._of_app(record.name, name)
+            kept = {record.live[name], *(r.id for r in known[:KEPT_REVISIONS])} if name in record.live else ()
+            gone += [r for r in known if r.id not in kept and r.id not in prepared]
+        await self._store.write([_app(record), *map(_removal, gone)])
         self.apps[record.name] = record
+        self._forget(gone)
+
+    def _forget(self, gone: list[Revision]) -> None:
         for revision in gone:
             of_function = self.revisions[revision.config.name]
             del of_function[revision.id]
@@ -198,6 +245,7 @@ class Registry:
 
     # Keys and secrets
 
+    @_change
     async def create_key(self, name: str) -> tuple[Key, str]:
         """Make a key; the second value is the key itself."""
         text = "pl_" + secrets.token_urlsafe(32)
@@ -207,6 +255,7 @@ class Registry:
         self.keys[key.id] = key
         return key, text
 
+    @_change
     async def delete_key(self, key: str) -> None:
         """Withdraw a key."""
         if key not in self.keys:
@@ -216,12 +265,14 @@ class Registry:
         await self._store.write([Write(space=_KEYS, key=key, value=None)])
         del self.keys[key]
 
+    @_change
     async def put_secret(self, name: str, value: str) -> None:
         """Set a secret."""
         entry = msgspec.json.encode((name, value))
         await self._store.write([Write(space=_SECRETS, key=name, value=entry)])
         self.secrets[name] = value
 
+    @_change
     async def delete_secret(self, name: str) -> None:
         """Delete a secret that no live function names."""
         if name not in self.secrets:
@@ -240,5 +291,12 @@ def _app(record: AppRecord) -> Write:
 
 
 def _revision(revision: Revision) -> Write:
-    key = f"{revision.config.name}/{revision.id}"
-    return Write(space=_REVISIONS, key=key, value=msgspec.json.encode(revision))
+    return Write(space=_REVISIONS, key=_key(revision), value=msgspec.json.encode(revision))
+
+
+def _removal(revision: Revision) -> Write:
+    return Write(space=_REVISIONS, key=_key(revision), value=None)
+
+
+def _key(revision: Revision) -> str:
+    return f"{revision.config.name}/{revision.id}"

@@ -15,7 +15,13 @@ from function_service.logs import LogBook
 from function_service.metrics import Metrics
 from function_service.pool import Pool
 from function_service.registry import Registry
-from function_service.service import BuildsDoor, ControlDoor, InvocationsDoor, VaultDoor
+from function_service.service import (
+    BuildsDoor,
+    ControlDoor,
+    InvocationsDoor,
+    VaultDoor,
+    collect_garbage,
+)
 from pilotlight.datafolder import DataFolder
 from pilotlight.rpc import Server
 from pilotlight.settings import Settings
@@ -47,11 +53,13 @@ async def running(data: DataFolder, users: Users) -> AsyncIterator[None]:
         store = await SqliteStore.open(data.registry)
         stack.push_async_callback(store.close)
         registry = Registry(store)
+        stack.push_async_callback(registry.close)
         await registry.load()
         await _first_key(registry, data)
         layers = LayerStore(data.layers)
         layers.start()
         logs = LogBook(data.logs)
+        await collect_garbage(registry, layers, logs)
         engine = EmbeddedEngine(data, layers, users, interpreters)
         stack.push_async_callback(engine.close)
         await engine.start()
@@ -67,9 +75,13 @@ async def running(data: DataFolder, users: Users) -> AsyncIterator[None]:
             data.socket("function-service"),
             {
                 Invocations: invocations,
-                Control: ControlDoor(registry, fleet, logs, layers, engine, invocations, metrics),
+                Control: ControlDoor(
+                    registry, fleet, logs, layers, engine, pool, interpreters, invocations, metrics
+                ),
                 Vault: VaultDoor(registry, invocations),
-                Builds: BuildsDoor(registry, fleet, layers, engine, interpreters, data.builds, invocations),
+                Builds: BuildsDoor(
+                    registry, fleet, layers, logs, engine, interpreters, data.builds, invocations
+                ),
             },
         )
         stack.push_async_callback(server.close)

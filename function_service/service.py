@@ -9,11 +9,13 @@ import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+from function_service import imports
 from function_service.contract import (
     App,
     Exit,
     FunctionStatus,
     Guarantee,
+    Imported,
     InstanceStatus,
     Job,
     Key,
@@ -24,18 +26,20 @@ from function_service.contract import (
     Revision,
     Route,
     RouteTable,
+    Stages,
     Usage,
 )
 from function_service.engines.base import Engine
 from function_service.fleet import ENDED_BY_ITSELF, Event, Fleet
 from function_service.instance import State, explain
-from function_service.layers.store import LayerStore
+from function_service.layers.store import LayerStore, remove_tree
 from function_service.logs import LogBook
 from function_service.metrics import Metrics
+from function_service.pool import Pool
 from function_service.registry import Registry
 from pilotlight import rpc
 from pilotlight.problems import Problem
-from runtimes.declaration import Interpreter
+from runtimes.declaration import Interpreter, load_all
 
 _BREATH = 1.0  # seconds that a process which broke off a call has to end by itself
 _LAST_WORDS = 0.5  # seconds to read what it printed
@@ -130,6 +134,8 @@ class ControlDoor:
         logs: LogBook,
         layers: LayerStore,
         engine: Engine,
+        pool: Pool,
+        interpreters: tuple[Interpreter, ...],
         invocations: InvocationsDoor,
         metrics: Metrics,
     ) -> None:
@@ -138,6 +144,8 @@ class ControlDoor:
         self._logs = logs
         self._layers = layers
         self._engine = engine
+        self._pool = pool
+        self._interpreters = interpreters
         self._invocations = invocations
         self._metrics = metrics
 
@@ -171,9 +179,8 @@ class ControlDoor:
         app_gone = await self._registry.delete(function)
         self._invocations.publish()
         await self._fleet.to_zero(function)
-        self._logs.delete(function)
         self._metrics.forget(function)
-        await asyncio.to_thread(collect_garbage, self._registry, self._layers)
+        await collect_garbage(self._registry, self._layers, self._logs)
         return app_gone
 
     async def instances(self, function: str | None) -> list[InstanceStatus]:
@@ -206,8 +213,7 @@ class ControlDoor:
 
     async def revisions(self, function: str) -> list[Revision]:
         """List revisions, newest first."""
-        self._registry.live(function)
-        return sorted(self._registry.revisions[function].values(), key=lambda r: r.created, reverse=True)
+        return self._registry.kept(function)
 
     async def rollback(self, function: str, revision: str | None) -> Revision:
         """Make a former revision live."""
@@ -226,6 +232,29 @@ class ControlDoor:
     async def layers(self) -> list[Layer]:
         """List the layers."""
         return await asyncio.to_thread(self._layers.all)
+
+    async def empty(self, stage: str) -> None:
+        """Empty a cache (see contract)."""
+        if stage not in Stages.__struct_fields__:
+            stages = ", ".join(Stages.__struct_fields__)
+            raise Problem("not-found", f"There is no cache {stage[:80]!r}; there are {stages}.")
+        if not await self._fleet.all_to_zero():
+            raise Problem("conflict", "Instances are answering calls. Try again when they are done.")
+        if stage == "code":
+            await asyncio.to_thread(self._layers.forget_pages, "code")
+            return
+        await self._pool.empty()
+        await self._engine.empty(stage)
+
+    async def imports(self, function: str) -> list[Imported]:
+        """Tell what a function's import is made of."""
+        revision = self._registry.live(function)
+        interpreter = next((i for i in self._interpreters if i.name == revision.config.runtime), None)
+        if interpreter is None:
+            raise Problem("init-failed", f"This machine has no {revision.config.runtime}.")
+        runtime = load_all()[interpreter.runtime]
+        secrets = self._registry.secrets
+        return await imports.trace(revision, runtime, interpreter, self._engine, self._layers, secrets)
 
     async def metrics(self) -> str:
         """Return the metrics."""
@@ -279,6 +308,7 @@ class BuildsDoor:
         registry: Registry,
         fleet: Fleet,
         layers: LayerStore,
+        logs: LogBook,
         engine: Engine,
         interpreters: tuple[Interpreter, ...],
         builds: Path,
@@ -287,6 +317,7 @@ class BuildsDoor:
         self._registry = registry
         self._fleet = fleet
         self._layers = layers
+        self._logs = logs
         self._engine = engine
         self._interpreters = interpreters
         self._builds = builds
@@ -340,21 +371,31 @@ class BuildsDoor:
 
     async def prepare(self, app: str, commit: str, revisions: list[Revision]) -> None:
         """Store revisions that `activate` will make live."""
+        for revision in revisions:
+            for digest in (revision.code, revision.dependencies):
+                if digest is not None and not self._layers.has(digest):
+                    detail = f"A layer of {revision.config.name!r} was removed meanwhile. Push it again."
+                    raise Problem("not-found", detail)
         await self._registry.prepare(app, commit, revisions)
 
     async def activate(self, app: str, commit: str) -> None:
         """Make prepared revisions live."""
         if await self._registry.activate(app, commit):
             self._invocations.publish()
-            await asyncio.to_thread(collect_garbage, self._registry, self._layers)
+            await collect_garbage(self._registry, self._layers, self._logs)
 
 
-def collect_garbage(registry: Registry, layers: LayerStore, spare: float = 3600.0) -> None:
-    """Remove code layers that no kept revision is made of, and that are older than `spare` seconds.
+async def collect_garbage(
+    registry: Registry, layers: LayerStore, logs: LogBook, spare: float = 3600.0
+) -> None:
+    """Remove the logs of functions that are no more, and code layers that no kept revision is made of.
 
-    Younger ones may belong to a push that is under way.
+    Layers younger than `spare` seconds may belong to a push that is under way.
     """
-    used = registry.layers_in_use()
-    for layer in layers.all():
-        if layer.kind == "code" and layer.digest not in used and time.time() - layer.created > spare:
-            layers.remove(layer.digest)
+    logs.delete_others(r.config.name for r in registry.all_live())
+    for layer in await asyncio.to_thread(layers.all):
+        old = layer.kind == "code" and time.time() - layer.created > spare
+        if old and layer.digest not in registry.layers_in_use():
+            # Withdrawn before anybody else has a turn, so that no revision is prepared with it meanwhile
+            withdrawn = layers.withdraw(layer.digest)
+            await asyncio.to_thread(remove_tree, withdrawn)
