@@ -217,6 +217,15 @@ class Layer(Struct, frozen=True, kw_only=True):
     created: float
 
 
+class Imported(Struct, frozen=True, kw_only=True):
+    """One module that a function's import brings in, beyond what the runtime has loaded already."""
+
+    name: str
+    depth: int  # 0 for what the handler's own import is made of; one more for what that imports
+    own: float  # milliseconds, without what it imports itself
+    total: float  # milliseconds, with it
+
+
 class Guarantee(Struct, frozen=True, kw_only=True):
     """One promise of the engine, and whether this machine lets it be kept."""
 
@@ -263,6 +272,24 @@ class Control(Protocol):
 
     async def layers(self) -> list[Layer]:
         """List the cached layers."""
+        ...
+
+    async def empty(self, stage: str) -> None:
+        """Empty the cache of one stage of a start, so that the next start is without it.
+
+        `container`: the layer with the system's files, and all that `runtime` means. `runtime`: the booted
+        interpreters, the blank sandboxes made of them, and the layers with the shims. `code`: what the kernel
+        has in memory of the code layers' files. The instances of all functions are ended first. Nothing is
+        made ahead of time again until the next start. Raises Problem `not-found` for another stage, and
+        `conflict` while an instance still answers calls, or something is being built.
+        """
+        ...
+
+    async def imports(self, function: str) -> list[Imported]:
+        """Import a function once more, in a sandbox of its own, and tell what each module cost, in order.
+
+        Raises Problem `invalid-request` for a runtime that can't tell, `init-failed` with what it printed.
+        """
         ...
 
     async def metrics(self) -> str:

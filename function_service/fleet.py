@@ -295,6 +295,12 @@ class Fleet:
             await asyncio.wait([i.sandbox.ended for i in instances], timeout=_IDLE_WITHIN)
         return len(instances)
 
+    async def all_to_zero(self) -> bool:
+        """Drain every instance; return whether all are gone, which those that answer a call are not."""
+        await asyncio.gather(*(self.to_zero(name) for name in {i.function for i in self.all()}))
+        await asyncio.gather(*(i.ending for i in self.all() if i.ending), return_exceptions=True)
+        return not self._instances
+
     # Scaling
 
     def routes_changed(self) -> None:

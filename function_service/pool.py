@@ -30,6 +30,8 @@ class Pool:
         self._wanted: set[str] = set()
         self._busy = 0
         self._changed = asyncio.Event()
+        self._emptied = False  # nothing is made ahead until somebody needs a start
+        self._making = asyncio.Lock()
         self._filler: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -53,6 +55,14 @@ class Pool:
         self._wanted = names & self._interpreters.keys()
         self._changed.set()
 
+    async def empty(self) -> None:
+        """Destroy what waits; nothing is made ahead of time again until the next `take`."""
+        self._emptied = True
+        async with self._making:  # what is being made just now waits too
+            for blank in self._blank.values():
+                while blank:
+                    await self._discard(blank.pop())
+
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
         """While within, somebody waits for a start, and the pool is not refilled."""
@@ -73,6 +83,7 @@ class Pool:
             raise Problem(
                 "init-failed", f"This machine has no {name}; it has {', '.join(self._interpreters)}."
             )
+        self._emptied = False
         blank = self._blank[name]
         while blank:
             sandbox = blank.pop()
@@ -100,9 +111,10 @@ class Pool:
             for name, blank in self._blank.items():
                 while blank and name not in self._wanted:
                     await self._discard(blank.pop())
-            while not self._busy and (lacking := self._lacking()) is not None:
+            while not self._busy and not self._emptied and (lacking := self._lacking()) is not None:
                 try:
-                    self._blank[lacking].append(await self._engine.make(self._interpreters[lacking]))
+                    async with self._making:
+                        self._blank[lacking].append(await self._engine.make(self._interpreters[lacking]))
                 except Problem as problem:
                     _log.warning("The pool can't be filled: %s", problem.detail)
                     await asyncio.sleep(_RETRY)

@@ -20,6 +20,7 @@ from gateway.operations import (
     EndedInstances,
     Functions,
     Guarantees,
+    Imports,
     Instances,
     KeyInfo,
     Keys,
@@ -160,6 +161,14 @@ class ControlApi:
             pass  # the gateway is shutting down: `close` made the time run out
         await response.write_eof()
         return response
+
+    async def trace_imports(self, request: web.Request) -> Imports:
+        """POST /functions/{name}/imports."""
+        return Imports(await self._control.imports(request.match_info["name"]))
+
+    async def empty_cache(self, request: web.Request) -> None:
+        """DELETE /caches/{stage}."""
+        await self._control.empty(request.match_info["stage"])
 
     async def list_layers(self, request: web.Request) -> Layers:  # noqa: ARG002
         """GET /layers."""

@@ -8,6 +8,7 @@ from function_service.contract import (
     App,
     FunctionStatus,
     Guarantee,
+    Imported,
     InstanceStatus,
     Layer,
     LogLine,
@@ -98,6 +99,12 @@ class CreatedKey(Struct):
     name: str
     created: float  # seconds since the epoch
     key: str
+
+
+class Imports(Struct):
+    """What a function's import is made of, each module after those that it imports itself."""
+
+    imports: list[Imported]
 
 
 class Guarantees(Struct):
@@ -209,6 +216,22 @@ OPERATIONS: tuple[Operation, ...] = (
             Query("follow", "boolean", default=False, summary="Go on with each new line."),
         ),
         problems=_FUNCTION,
+    ),
+    Operation(
+        "POST",
+        "/functions/{name}/imports",
+        "trace_imports",
+        "Import a function once more, in a sandbox of its own, and tell what each module cost.",
+        Imports,
+        problems=("unknown-function", "invalid-request", "init-failed"),
+    ),
+    Operation(
+        "DELETE",
+        "/caches/{stage}",
+        "empty_cache",
+        "Empty the cache of one stage of a cold start (container, runtime, code); it ends all instances.",
+        status=204,
+        problems=("not-found", "conflict"),
     ),
     Operation("GET", "/layers", "list_layers", "List the cached layers.", Layers),
     Operation("GET", "/secrets", "list_secrets", "List the names of the secrets.", Secrets),

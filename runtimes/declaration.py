@@ -5,7 +5,7 @@ sandbox, and a `template/` that `pilotlight new` copies. A new language is one f
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,24 @@ class Dependencies:
 
 
 @dataclass(frozen=True)
+class ImportedModule:
+    """One module that a function imports, in milliseconds; `depth` says what imported it (0: the handler)."""
+
+    name: str
+    depth: int
+    own: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Imports:
+    """How to learn what a function's imports cost: a command in its sandbox, and how its output is read."""
+
+    command: Callable[[Interpreter, str], tuple[str, ...]]
+    read: Callable[[Iterable[str]], tuple[ImportedModule, ...]]
+
+
+@dataclass(frozen=True)
 class Runtime:
     """A language.
 
@@ -62,6 +80,7 @@ class Runtime:
     parts of the code layer; `assemble` fills /build with the function's own files.
     `boot(interpreter)` is the command that starts the shim; None where the engine forks it (`forkable`)
     or where the function itself is the program.
+    `imports` is there where the language can tell what each import costs.
     """
 
     name: str
@@ -75,6 +94,7 @@ class Runtime:
     dependencies: Callable[[Path, Interpreter], Dependencies | None]
     assemble: Callable[[Path, Interpreter], tuple[Step, ...]]
     boot: Callable[[Interpreter], tuple[str, ...] | None]
+    imports: Imports | None = None
 
 
 def load_all() -> dict[str, Runtime]:

@@ -84,8 +84,29 @@ class Engine(Protocol):
         """
         ...
 
+    async def snapshot(self, interpreter: Interpreter, assignment: Assignment) -> Sandbox:
+        """Load a function once, in a sandbox that serves nothing but is forked by `restore`.
+
+        Only for runtimes that are `forkable`. Raises StartError, also where the function is not fit for it.
+        """
+        ...
+
+    async def restore(self, snapshot: Sandbox, assignment: Assignment) -> Sandbox:
+        """Make a copy of a snapshot; it waits for `attach` with the same assignment, which is quick then.
+
+        Raises Problem `no-capacity`.
+        """
+        ...
+
     async def destroy(self, sandbox: Sandbox) -> None:
         """Kill every process in it, wait until they are dead, remove all traces. May be called again."""
+        ...
+
+    async def empty(self, stage: str) -> None:
+        """Forget what is cached of the stage `container` or `runtime` (see contract.Control.empty).
+
+        Raises Problem `conflict` while there is a sandbox that was made of it.
+        """
         ...
 
     def use(self, sandbox: Sandbox) -> Use:

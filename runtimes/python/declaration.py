@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pip
 
-from runtimes.declaration import Dependencies, Interpreter, Runtime, Step, Tool
+from runtimes.declaration import Dependencies, Imports, Interpreter, Runtime, Step, Tool
+from runtimes.python import importing
 from runtimes.python.recognition import check, recognise
 
 _FOLDER = Path(__file__).parent
@@ -164,4 +165,5 @@ RUNTIME = Runtime(
     dependencies=dependencies,
     assemble=assemble,
     boot=boot,
+    imports=Imports(importing.command, importing.read),
 )

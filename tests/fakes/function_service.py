@@ -13,6 +13,7 @@ from function_service.contract import (
     FunctionConfig,
     FunctionStatus,
     Guarantee,
+    Imported,
     InstanceStatus,
     Invocations,
     Key,
@@ -65,6 +66,7 @@ class FakeFunctionService:
         self.usage: list[Usage] = []
         self.secrets_set: dict[str, str] = {}
         self.deleted: list[str] = []
+        self.emptied: list[str] = []
         self.lines = [LogLine(time=1.0, instance="i1", line=f"line {n}") for n in range(3)]
         self._streams: set[asyncio.Queue[RouteTable | Recall | Ended]] = set()
         self._numbers = itertools.count(1)
@@ -257,6 +259,15 @@ class FakeFunctionService:
 
     async def metrics(self) -> str:
         return "# TYPE fake_metric gauge\nfake_metric 1\n"
+
+    async def empty(self, stage: str) -> None:
+        if stage not in ("container", "runtime", "code"):
+            raise Problem("not-found", f"There is no cache {stage!r}.")
+        self.emptied.append(stage)
+
+    async def imports(self, function: str) -> list[Imported]:
+        self._known(function)
+        return [Imported(name="handler", depth=0, own=1.0, total=2.5)]
 
     async def guarantees(self) -> list[Guarantee]:
         return [Guarantee(name="memory", kept=False, reason="no cgroup", remedy="delegate one")]

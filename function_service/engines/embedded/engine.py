@@ -93,15 +93,36 @@ class EmbeddedEngine:
         for error in await asyncio.gather(*ends, return_exceptions=True):
             if error is not None:
                 _log.error("A sandbox could not be ended; its zygote's end will do it", exc_info=error)
-        for booting in self._zygotes.values():
+        await self._end_zygotes()
+        await self._grants.close()
+        await asyncio.to_thread(cgroup.sweep, self._hierarchy, top=True)
+        shutil.rmtree(self._data.run / "roots", ignore_errors=True)
+
+    async def _end_zygotes(self) -> None:
+        zygotes, self._zygotes = self._zygotes, {}
+        for booting in zygotes.values():
             if booting.done() and not booting.exception():
                 await booting.result().close()
             else:
                 booting.cancel()
                 await asyncio.gather(booting, return_exceptions=True)
-        await self._grants.close()
-        await asyncio.to_thread(cgroup.sweep, self._hierarchy, top=True)
-        shutil.rmtree(self._data.run / "roots", ignore_errors=True)
+
+    async def empty(self, stage: str) -> None:
+        """End the zygotes and remove the layers that a start makes again (see base.Engine)."""
+        booted = (z.result() for z in self._zygotes.values() if z.done() and not z.exception())
+        if self._sandboxes or any(zygote.has_children for zygote in booted):
+            raise Problem("conflict", "Sandboxes that were made of it are still in use. Try again later.")
+        await self._end_zygotes()
+        kinds = {"runtime"}
+        if stage == "container":
+            kinds.add("container")
+            self._container = None
+        await asyncio.to_thread(self._remove_layers, kinds)
+
+    def _remove_layers(self, kinds: set[str]) -> None:
+        for layer in self._layers.all():
+            if layer.kind in kinds:
+                self._layers.remove(layer.digest)
 
     def guarantees(self) -> list[Guarantee]:
         """List what is promised on this machine."""
@@ -196,8 +217,11 @@ class EmbeddedEngine:
 
     async def _make(self, interpreter: Interpreter, kind: str, boot: list[str] | None) -> Sandbox:
         began = time.perf_counter()
+        if self._container is None:  # it was emptied
+            self._container = await asyncio.to_thread(self._make_container)
+        rooted = time.perf_counter()
         zygote = await self._zygote(interpreter)
-        zygote_ms = (time.perf_counter() - began) * 1000
+        zygote_ms = (time.perf_counter() - rooted) * 1000
         name = short_id()
         path = self._data.instances / f"{name}.sock"
         uid = self._user()

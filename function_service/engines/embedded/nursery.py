@@ -78,6 +78,11 @@ class Zygote:
         """Whether it can be asked to fork."""
         return self._reader is not None and not self._reader.done()
 
+    @property
+    def has_children(self) -> bool:
+        """Whether something that it forked is alive, or is being forked."""
+        return bool(self._ended)
+
     async def _read(self, channel: Channel) -> None:
         with contextlib.suppress(EOFError):
             while True:

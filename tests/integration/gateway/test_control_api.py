@@ -61,6 +61,16 @@ async def test_deleting_an_app(rack: Rack, key: dict[str, str]) -> None:
     await ask(rack, key, "DELETE", "/apps/app", status=404)
 
 
+async def test_emptying_caches_and_tracing_imports(rack: Rack, key: dict[str, str]) -> None:
+    await rack.deploy("one")
+    await ask(rack, key, "DELETE", "/caches/runtime", status=204)
+    await ask(rack, key, "DELETE", "/caches/no-such-stage", status=404)
+    assert rack.service.emptied == ["runtime"]
+    traced = await ask(rack, key, "POST", "/functions/one/imports")
+    assert traced == {"imports": [{"name": "handler", "depth": 0, "own": 1.0, "total": 2.5}]}
+    await ask(rack, key, "POST", "/functions/none/imports", status=404)
+
+
 async def test_secrets_keys_layers_and_guarantees(rack: Rack, key: dict[str, str]) -> None:
     await ask(rack, key, "PUT", "/secrets/TOKEN", {"value": "s3cret"}, status=204)
     assert rack.service.secrets_set == {"TOKEN": "s3cret"}

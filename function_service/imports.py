@@ -1,0 +1,61 @@
+"""What a function's import is made of: told by its runtime, in a sandbox like that of a build."""
+
+import contextlib
+
+from function_service.contract import Exit, Imported, Job, Mount, Output, Revision
+from function_service.engines.base import Engine
+from function_service.layers.store import LayerStore
+from pilotlight.problems import Problem
+from runtimes.declaration import Interpreter, Runtime
+
+_LAST_LINES = 20
+
+
+async def trace(
+    revision: Revision,
+    runtime: Runtime,
+    interpreter: Interpreter,
+    engine: Engine,
+    layers: LayerStore,
+    secrets: dict[str, str],
+) -> list[Imported]:
+    """Import a revision once more, and tell what each module cost. Raises Problem.
+
+    It sees its environment and secrets as an instance does, but neither data nor network.
+    """
+    config = revision.config
+    if runtime.imports is None:
+        raise Problem("invalid-request", f"{runtime.title} can't tell what the imports of a function cost.")
+    mounts = [Mount(str(layers.path(revision.code)), "/function")]
+    if revision.dependencies is not None:
+        mounts.append(Mount(str(layers.path(revision.dependencies)), "/dependencies"))
+    job = Job(
+        runtime=config.runtime,
+        command=runtime.imports.command(interpreter, config.handler),
+        mounts=tuple(mounts),
+        env={
+            **config.env,
+            **{name: secrets[name] for name in config.secrets if name in secrets},
+            "PILOTLIGHT_FUNCTION": config.name,
+            "PILOTLIGHT_REVISION": revision.id,
+        },
+        folder="/function",
+        memory=config.memory,
+        timeout=config.timeout,
+    )
+    lines: list[str] = []
+    async with contextlib.aclosing(engine.run(job)) as items:
+        async for item in items:
+            match item:
+                case Output(line):
+                    lines.append(line)
+                case Exit(code, reason) if code or reason:
+                    printed = [line for line in lines if not line.startswith("import time:")][-_LAST_LINES:]
+                    detail = f"Its import failed: {reason or f'exit code {code}'}."
+                    raise Problem("init-failed", detail, logs=printed)
+                case Exit():
+                    break
+    return [
+        Imported(name=each.name, depth=each.depth, own=each.own, total=each.total)
+        for each in runtime.imports.read(lines)
+    ]
