@@ -75,9 +75,7 @@ async def running(data: DataFolder, users: Users) -> AsyncIterator[None]:
             data.socket("function-service"),
             {
                 Invocations: invocations,
-                Control: ControlDoor(
-                    registry, fleet, logs, layers, engine, pool, interpreters, invocations, metrics
-                ),
+                Control: ControlDoor(registry, fleet, logs, layers, engine, invocations, metrics),
                 Vault: VaultDoor(registry, invocations),
                 Builds: BuildsDoor(
                     registry, fleet, layers, logs, engine, interpreters, data.builds, invocations
