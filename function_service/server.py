@@ -75,7 +75,9 @@ async def running(data: DataFolder, users: Users) -> AsyncIterator[None]:
             data.socket("function-service"),
             {
                 Invocations: invocations,
-                Control: ControlDoor(registry, fleet, logs, layers, engine, invocations, metrics),
+                Control: ControlDoor(
+                    registry, fleet, logs, layers, engine, pool, interpreters, invocations, metrics
+                ),
                 Vault: VaultDoor(registry, invocations),
                 Builds: BuildsDoor(
                     registry, fleet, layers, logs, engine, interpreters, data.builds, invocations

@@ -9,11 +9,13 @@ import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+from function_service import imports
 from function_service.contract import (
     App,
     Exit,
     FunctionStatus,
     Guarantee,
+    Imported,
     InstanceStatus,
     Job,
     Key,
@@ -24,6 +26,7 @@ from function_service.contract import (
     Revision,
     Route,
     RouteTable,
+    Stages,
     Usage,
 )
 from function_service.engines.base import Engine
@@ -32,10 +35,11 @@ from function_service.instance import State, explain
 from function_service.layers.store import LayerStore, remove_tree
 from function_service.logs import LogBook
 from function_service.metrics import Metrics
+from function_service.pool import Pool
 from function_service.registry import Registry
 from pilotlight import rpc
 from pilotlight.problems import Problem
-from runtimes.declaration import Interpreter
+from runtimes.declaration import Interpreter, load_all
 
 _BREATH = 1.0  # seconds that a process which broke off a call has to end by itself
 _LAST_WORDS = 0.5  # seconds to read what it printed
@@ -130,6 +134,8 @@ class ControlDoor:
         logs: LogBook,
         layers: LayerStore,
         engine: Engine,
+        pool: Pool,
+        interpreters: tuple[Interpreter, ...],
         invocations: InvocationsDoor,
         metrics: Metrics,
     ) -> None:
@@ -138,6 +144,8 @@ class ControlDoor:
         self._logs = logs
         self._layers = layers
         self._engine = engine
+        self._pool = pool
+        self._interpreters = interpreters
         self._invocations = invocations
         self._metrics = metrics
 
@@ -224,6 +232,29 @@ class ControlDoor:
     async def layers(self) -> list[Layer]:
         """List the layers."""
         return await asyncio.to_thread(self._layers.all)
+
+    async def empty(self, stage: str) -> None:
+        """Empty a cache (see contract)."""
+        if stage not in Stages.__struct_fields__:
+            stages = ", ".join(Stages.__struct_fields__)
+            raise Problem("not-found", f"There is no cache {stage[:80]!r}; there are {stages}.")
+        if not await self._fleet.all_to_zero():
+            raise Problem("conflict", "Instances are answering calls. Try again when they are done.")
+        if stage == "code":
+            await asyncio.to_thread(self._layers.forget_pages, "code")
+            return
+        await self._pool.empty()
+        await self._engine.empty(stage)
+
+    async def imports(self, function: str) -> list[Imported]:
+        """Tell what a function's import is made of."""
+        revision = self._registry.live(function)
+        interpreter = next((i for i in self._interpreters if i.name == revision.config.runtime), None)
+        if interpreter is None:
+            raise Problem("init-failed", f"This machine has no {revision.config.runtime}.")
+        runtime = load_all()[interpreter.runtime]
+        secrets = self._registry.secrets
+        return await imports.trace(revision, runtime, interpreter, self._engine, self._layers, secrets)
 
     async def metrics(self) -> str:
         """Return the metrics."""
