@@ -15,23 +15,22 @@ import shutil
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import runtimes.declaration
 from function_service.contract import Exit, Guarantee, Job, Output, Stages
-from function_service.engines.base import Assignment, End, Sandbox, StartError, Use
+from function_service.engines.base import Assignment, Sandbox, StartError, Use
 from function_service.engines.embedded import cgroup, container, guarantees, init, jobs, messages, syscalls
 from function_service.engines.embedded import sandbox as inside
 from function_service.engines.embedded.channel import Channel
+from function_service.engines.embedded.cradle import Cradle, remove
 from function_service.engines.embedded.grants import Grants
 from function_service.engines.embedded.namespaces import Users
-from function_service.engines.embedded.nursery import Zygote, kill, listening_socket, pid_of
+from function_service.engines.embedded.nursery import Forker, Zygote, kill
 from function_service.layers.store import LayerStore
 from function_service.lines import LineReader
 from pilotlight.datafolder import DataFolder
-from pilotlight.ids import short_id
 from pilotlight.problems import Problem
 from runtimes.declaration import Interpreter, Runtime
 
@@ -51,6 +50,9 @@ class _Handle:
     group: cgroup.Group
     data_listener: int
     uid: int
+    forker: Forker | None = None  # of a snapshot
+    watcher: asyncio.Task[None] | None = None  # of a copy of one: notices its end
+    egress_listener: int | None = None  # of such a copy, until it is granted
     destroying: asyncio.Task[None] | None = None  # from the moment on at which it shall be no more
 
 
@@ -222,54 +224,82 @@ class EmbeddedEngine:
         rooted = time.perf_counter()
         zygote = await self._zygote(interpreter)
         zygote_ms = (time.perf_counter() - rooted) * 1000
-        name = short_id()
-        path = self._data.instances / f"{name}.sock"
         uid = self._user()
-        ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
-        group: cgroup.Group | None = None
-        output = -1
-        undo = contextlib.ExitStack()
+        cradle = Cradle(self._data.instances, self._hierarchy)
         try:
-            with contextlib.ExitStack() as theirs:
-                group = cgroup.Group(self._hierarchy, name)
-                mine, their_end = messages.pair()
-                theirs.enter_context(their_end)
-                control = Channel(mine)
-                undo.callback(control.close)  # a child that was forked although we gave up ends by that
-                output, output_write = os.pipe2(os.O_CLOEXEC)
-                undo.callback(os.close, output)
-                theirs.callback(os.close, output_write)
-                undo.callback(path.unlink, missing_ok=True)
-                listener = theirs.enter_context(listening_socket(path))
-                order = {"fork": name, "kind": kind, "uid": uid, "boot": boot}
-                descriptors = [their_end.fileno(), listener.fileno(), output_write]
-                pidfd = await zygote.fork(order, descriptors, partial(_resolve, ended, group))
-                undo.callback(os.close, pidfd)
-                undo.callback(kill, pidfd)
-            group.add(pid_of(pidfd))
-            group.limit(_USUAL_MEMORY, PROCESSES)
-            control.send({})
+            order = {"kind": kind, "uid": uid, "boot": boot}
+            await cradle.fork(zygote, order, _USUAL_MEMORY, PROCESSES)
             async with asyncio.timeout(_BLANK_DEADLINE):
-                message, received = await control.receive()
+                message, received = await cradle.control.receive()
         except BaseException as error:
-            printed = _printed(output) if output >= 0 else ""
-            undo.close()
-            if group is not None:
-                await asyncio.shield(asyncio.ensure_future(_remove(group)))
-            if not isinstance(error, (OSError, EOFError, TimeoutError, Problem)):
-                raise
-            raise Problem(
-                "no-capacity",
-                f"No sandbox could be made: {error or type(error).__name__}. {printed}",
-                retry_after=1,
-            ) from error
+            raise _not_made(error, await cradle.abandon()) from error
         total = (time.perf_counter() - began) * 1000
         booted = message["runtime"] + zygote_ms
         stages = Stages(container=max(0.0, total - booted), runtime=booted)
-        handle = _Handle(pidfd, control, group, received[0], uid)
-        made = Sandbox(name, interpreter, path, stages, output, ended, handle)
-        self._sandboxes[name] = made
+        return self._take_over(cradle, interpreter, stages, received[0], uid)
+
+    def _take_over(
+        self, cradle: Cradle, interpreter: Interpreter, stages: Stages, data_listener: int, uid: int
+    ) -> Sandbox:
+        handle = _Handle(cradle.pidfd, cradle.control, cradle.group, data_listener, uid)
+        made = Sandbox(cradle.id, interpreter, cradle.socket, stages, cradle.output, cradle.ended, handle)
+        self._sandboxes[made.id] = made
         return made
+
+    async def snapshot(self, interpreter: Interpreter, assignment: Assignment) -> Sandbox:
+        """Import a function once, to be forked by `restore` (see base.Engine and snapshot.py)."""
+        made = await self._make(interpreter, "snapshot", None)
+        try:
+            await self.attach(made, assignment)
+        except BaseException:
+            await asyncio.shield(asyncio.ensure_future(self.destroy(made)))
+            os.close(made.output)
+            raise
+        handle = self._handle(made)
+        handle.forker = Forker(f"The snapshot of {assignment.function}")
+        handle.forker.follow(handle.control)
+        return made
+
+    async def restore(self, snapshot: Sandbox, assignment: Assignment) -> Sandbox:
+        """Fork a snapshot; the copy waits for its `attach` (see base.Engine)."""
+        began = time.perf_counter()
+        zygote = await self._zygote(snapshot.interpreter)
+        parent = self._handle(snapshot)
+        if parent.forker is None:
+            raise Problem("internal", "That sandbox is no snapshot.")
+        cradle = Cradle(self._data.instances, self._hierarchy)
+        try:
+            async with asyncio.timeout(_BLANK_DEADLINE):
+                await cradle.fork(parent.forker, {}, assignment.memory, PROCESSES, cradle.note)
+                await cradle.control.receive()  # it has left the namespaces of the snapshot
+                listeners = await self._furnish(zygote, cradle, assignment)
+        except BaseException as error:
+            raise _not_made(error, await cradle.abandon()) from error
+        stages = Stages(container=(time.perf_counter() - began) * 1000)
+        made = self._take_over(cradle, snapshot.interpreter, stages, listeners[0], parent.uid)
+        handle = self._handle(made)
+        handle.watcher = asyncio.create_task(cradle.watch(), name=f"watch {made.id}")
+        handle.egress_listener = listeners[1] if assignment.egress else None
+        return made
+
+    async def _furnish(self, zygote: Zygote, cradle: Cradle, assignment: Assignment) -> list[int]:
+        """Have the zygote mount what a copy of a snapshot sees; return its listeners: data, egress."""
+        mine, theirs = messages.pair()
+        channel = Channel(mine)
+        ports = [inside.DATA_PORT, *([inside.EGRESS_PORT] if assignment.egress else [])]
+        try:
+            with contextlib.closing(theirs):
+                order = {
+                    "fork": f"{cradle.id}-deliver",
+                    "kind": "deliver",
+                    "tmp": inside.tmp_options(assignment.memory // 2),
+                    "ports": ports,
+                }
+                pidfd = await zygote.fork(order, [theirs.fileno(), cradle.pidfd], lambda _: None)
+                os.close(pidfd)
+            return (await channel.receive())[1]
+        finally:
+            channel.close()
 
     async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
         """Bring code into it (see base.Engine)."""
@@ -294,6 +324,14 @@ class EmbeddedEngine:
         handle.group.limit(assignment.memory, PROCESSES)
         identity = {"app": assignment.app, "function": assignment.function}
         self._grants.grant(sandbox.id, os.dup(handle.data_listener), kind="data", egress=[], **identity)
+        if handle.watcher is not None:  # a copy of a snapshot: the code is there, and knows the rest
+            message, trees = {}, []
+            if handle.egress_listener is not None:
+                names = list(assignment.egress)
+                self._grants.grant(
+                    sandbox.id, handle.egress_listener, kind="egress", egress=names, **identity
+                )
+                handle.egress_listener = None
         try:
             await self._attach(sandbox, message, trees, assignment.egress, identity)
         finally:
@@ -360,11 +398,17 @@ class EmbeddedEngine:
         kill(handle.pidfd)
         async with asyncio.timeout(_DEATH_DEADLINE):
             await asyncio.shield(sandbox.ended)
+        if handle.forker is not None:
+            await handle.forker.unfollow()
+        if handle.watcher is not None:
+            await handle.watcher
+        if handle.egress_listener is not None:
+            os.close(handle.egress_listener)
         os.close(handle.pidfd)
         os.close(handle.data_listener)
         handle.control.close()
         sandbox.socket.unlink(missing_ok=True)
-        await _remove(handle.group)
+        await remove(handle.group)
         del self._sandboxes[sandbox.id]
 
     def use(self, sandbox: Sandbox) -> Use:
@@ -424,30 +468,9 @@ def _tree(path: Path, writable: bool) -> int:
     return tree
 
 
-def _resolve(ended: asyncio.Future[End], group: cgroup.Group, status: int | None) -> None:
-    if ended.done():
-        return
-    killed = group.out_of_memory()
-    if status is None:
-        ended.set_result(End(None, 9, killed, group.memory_peak()))
-    elif os.WIFSIGNALED(status):
-        ended.set_result(End(None, os.WTERMSIG(status), killed, group.memory_peak()))
-    else:
-        ended.set_result(End(os.WEXITSTATUS(status), None, killed, group.memory_peak()))
-
-
-def _printed(output: int) -> str:
-    """Return what can be read at once."""
-    os.set_blocking(output, False)
-    try:
-        return os.read(output, 4096).decode(errors="replace")
-    except BlockingIOError:
-        return ""
-
-
-async def _remove(group: cgroup.Group) -> None:
-    for attempt in range(200):
-        if group.remove():
-            return
-        await asyncio.sleep(0.001 * (1 + attempt // 10))
-    _log.error("A control group could not be removed; the next start will try again")
+def _not_made(error: BaseException, printed: str) -> BaseException:
+    """Return what to raise where a sandbox could not be made."""
+    if not isinstance(error, (OSError, EOFError, TimeoutError, Problem)):
+        return error
+    cause = error or type(error).__name__
+    return Problem("no-capacity", f"No sandbox could be made: {cause}. {printed}", retry_after=1)

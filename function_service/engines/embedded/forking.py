@@ -42,7 +42,7 @@ def serve(channel: socket.socket, become: Callable[[dict[str, Any], list[int]], 
             except EOFError:
                 return
             try:
-                pid = _fork(own_pids)
+                pid = os.fork() if order.get("kind") == "deliver" else _fork(own_pids)
             except OSError as error:
                 # Processes or memory are short. This one start fails; the sandboxes that live must go on
                 messages.send(channel, {"refused": order["fork"], "error": error.strerror})

@@ -32,46 +32,29 @@ _COMMAND = (
 _OURS = Path(__file__).parents[3]
 
 
-class Zygote:
-    """One booted interpreter that forks sandboxes."""
+class Forker:
+    """The other side of forking.py: has a process fork, and follows what becomes of its children.
 
-    def __init__(self, interpreter: Interpreter) -> None:
-        self.interpreter = interpreter
-        self._process: asyncio.subprocess.Process | None = None
+    What a snapshot says is not believed beyond its own children: an id that nobody asked for is ignored.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._channel: Channel | None = None
         self._reader: asyncio.Task[None] | None = None
         self._forking: dict[str, asyncio.Future[int]] = {}  # the results are pidfds
         self._ended: dict[str, Callable[[int | None], None]] = {}
 
-    async def boot(self, plan: dict[str, Any]) -> None:
-        """Start it and wait until it can fork. Raises Problem `no-capacity`."""
-        mine, theirs = messages.pair()
-        self._channel = Channel(mine)
-        command = (self.interpreter.executable, "-I", "-S", "-c", _COMMAND)
-        with theirs:
-            descriptor = theirs.fileno()
-            self._process = await asyncio.create_subprocess_exec(
-                *command,
-                str(_OURS),
-                str(descriptor),
-                json.dumps(plan),
-                pass_fds=(descriptor,),
-                stdin=asyncio.subprocess.DEVNULL,
-                env={"LC_ALL": "C.UTF-8"},
-            )
-        try:
-            async with asyncio.timeout(_BOOT_DEADLINE):
-                await self._channel.receive()
-        except BaseException as error:
-            await self.close()
-            if not isinstance(error, (EOFError, OSError, TimeoutError)):
-                raise
-            raise Problem(
-                "no-capacity",
-                f"The zygote of {self.interpreter.name} did not boot ({type(error).__name__}); "
-                "the log of the platform says why. `pilotlight doctor` checks this machine.",
-            ) from error
-        self._reader = asyncio.create_task(self._read(self._channel), name=f"zygote {self.interpreter.name}")
+    def follow(self, channel: Channel) -> None:
+        """Begin to read what the process says over its channel."""
+        self._channel = channel
+        self._reader = asyncio.create_task(self._read(channel), name=self._name)
+
+    async def unfollow(self) -> None:
+        """Stop reading."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
 
     @property
     def alive(self) -> bool:
@@ -84,29 +67,31 @@ class Zygote:
         return bool(self._ended)
 
     async def _read(self, channel: Channel) -> None:
-        with contextlib.suppress(EOFError):
+        with contextlib.suppress(EOFError, KeyError, IndexError, ValueError):  # nonsense ends a snapshot too
             while True:
                 message, descriptors = await channel.receive()
                 if "forked" in message:
-                    waiting = self._forking.pop(message["forked"])
-                    if waiting.done():
+                    waiting = self._forking.pop(message["forked"], None)
+                    if waiting is None or waiting.done():
                         kill(descriptors[0])  # nobody waits for it any more
                         os.close(descriptors[0])
                     else:
                         waiting.set_result(descriptors[0])
                 elif "refused" in message:
-                    del self._ended[message["refused"]]
-                    waiting = self._forking.pop(message["refused"])
-                    if not waiting.done():
+                    self._ended.pop(message["refused"], None)
+                    waiting = self._forking.pop(message["refused"], None)
+                    if waiting is not None and not waiting.done():
                         waiting.set_exception(OSError(f"the kernel refuses to fork: {message['error']}"))
                 else:
-                    self._ended.pop(message["exited"])(message["status"])
-        _log.warning("The zygote of %s has ended", self.interpreter.name)
+                    self._ended.pop(message["exited"], _ignore)(message["status"])
+        _log.info("action=forker-ended name=%s", self._name)
         for waiting in self._forking.values():
             if not waiting.done():
-                waiting.set_exception(Problem("no-capacity", "The zygote ended; try again.", retry_after=1))
+                waiting.set_exception(
+                    Problem("no-capacity", f"{self._name} ended; try again.", retry_after=1)
+                )
         self._forking.clear()
-        # The kernel has killed its children with it, as it was process 1 of their namespace
+        # The kernel has killed its children with it, as it was process 1 above their namespaces
         for ended in self._ended.values():
             ended(None)
         self._ended.clear()
@@ -121,12 +106,51 @@ class Zygote:
         name = order["fork"]
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if not self.alive or self._channel is None:
-            raise Problem("no-capacity", "The zygote ended; try again.", retry_after=1)
+            raise Problem("no-capacity", f"{self._name} ended; try again.", retry_after=1)
         self._channel.send(order, descriptors)
         self._forking[name] = waiting
         self._ended[name] = ended
         async with asyncio.timeout(_FORK_DEADLINE):
             return await waiting
+
+
+class Zygote(Forker):
+    """One booted interpreter that forks sandboxes."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        super().__init__(f"The zygote of {interpreter.name}")
+        self.interpreter = interpreter
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def boot(self, plan: dict[str, Any]) -> None:
+        """Start it and wait until it can fork. Raises Problem `no-capacity`."""
+        mine, theirs = messages.pair()
+        channel = self._channel = Channel(mine)
+        command = (self.interpreter.executable, "-I", "-S", "-c", _COMMAND)
+        with theirs:
+            descriptor = theirs.fileno()
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                str(_OURS),
+                str(descriptor),
+                json.dumps(plan),
+                pass_fds=(descriptor,),
+                stdin=asyncio.subprocess.DEVNULL,
+                env={"LC_ALL": "C.UTF-8"},
+            )
+        try:
+            async with asyncio.timeout(_BOOT_DEADLINE):
+                await channel.receive()
+        except BaseException as error:
+            await self.close()
+            if not isinstance(error, (EOFError, OSError, TimeoutError)):
+                raise
+            raise Problem(
+                "no-capacity",
+                f"The zygote of {self.interpreter.name} did not boot ({type(error).__name__}); "
+                "the log of the platform says why. `pilotlight doctor` checks this machine.",
+            ) from error
+        self.follow(channel)
 
     async def close(self) -> None:
         """End it, and with it every sandbox that it forked."""
@@ -140,14 +164,16 @@ class Zygote:
             except TimeoutError:
                 self._process.kill()
                 await self._process.wait()
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+        await self.unfollow()
+
+
+def _ignore(_: int | None) -> None:
+    pass
 
 
 def kill(pidfd: int) -> None:
     """Kill a sandbox's process 1, and so everything in its pid namespace."""
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(OSError):  # it has ended, or a snapshot handed over something else
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 

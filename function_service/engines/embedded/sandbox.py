@@ -4,8 +4,8 @@ A blank sandbox is made ahead of time: `_isolate`, `_confine`. Then it waits. Th
 code: mounts that come as descriptors, the handler, the environment; then the last privileges go (`_seal`),
 and only then does code of the function run. What can be done before it waits is not done after.
 
-There are two kinds: `fork` (Python: this very process becomes the instance) and
-`exec` (other runtimes and builds: this process stays as a small init, see init.py).
+There are three kinds: `fork` (Python: this very process becomes the instance), `exec` (other runtimes and
+builds: this process stays as a small init, see init.py) and `snapshot` (see snapshot.py).
 
 Standard library only. A step that fails ends the process; the function service reads why on the channel.
 """
@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Any
 
-from function_service.engines.embedded import init, messages, seccomp, syscalls
+from function_service.engines.embedded import init, messages, seccomp, snapshot, syscalls
 
 DATA_PORT = 8001
 EGRESS_PORT = 8002
@@ -41,17 +41,21 @@ _LAST_FILTER = seccomp.prepare(seccomp.mounting_program(os.uname().machine))
 
 def run(order: dict[str, Any], descriptors: list[int], shim: Any, own_user: bool) -> None:
     """Be one sandbox, from blank to its end. Called in the child that the zygote forked."""
+    if order["kind"] == "deliver":
+        snapshot.deliver(order, descriptors)
+        return
     control_fd, listener_fd, output_fd = descriptors
     control = socket.socket(fileno=control_fd)
     syscalls.die_with_parent(signal.SIGKILL)
     messages.receive(control)  # the function service has put this process into its cgroup
     data_listener = _isolate(output_fd)
-    _confine(order["uid"], own_user)
+    if order["kind"] != "snapshot":
+        _confine(order["uid"], own_user)
     booted = None
     began = time.monotonic()
     if order["kind"] == "exec":
         booted = init.boot(order["boot"], listener_fd, _seal)
-    else:
+    elif order["kind"] == "fork":
         shim.rehearse("/tmp")  # noqa: S108  the sandbox's own
         os.environ.update(_REHEARSED)
     runtime = (time.monotonic() - began) * 1000
@@ -62,16 +66,23 @@ def run(order: dict[str, Any], descriptors: list[int], shim: Any, own_user: bool
     if order["kind"] == "exec":
         init.run(control, listener_fd, attachment, booted, _seal)
         return
-    _seal()
-    # So that the function can look into itself (/proc/self); nothing else of this user is in reach
-    syscalls.set_dumpable(True)
+    if order["kind"] == "snapshot":
+        snapshot.confine(order["uid"], own_user)
+    else:
+        _seal()
+        # So that the function can look into itself (/proc/self); nothing else of this user is in reach
+        syscalls.set_dumpable(True)
     os.environ.clear()
     os.environ.update(attachment["env"])
     sys.path[:0] = ["/function", "/dependencies"]
     listener = socket.socket(fileno=listener_fd)
     try:
+        if order["kind"] == "snapshot":
+            listener.close()
+            snapshot.run(control, shim.find(attachment["handler"]), shim, attachment["concurrency"])
+            return
         application = shim.load(attachment["handler"])
-    except shim.LoadError as error:
+    except (shim.LoadError, snapshot.Unsuitable) as error:
         messages.send(control, {"error": str(error)[-32768:]})
         raise SystemExit(1) from None
     messages.send(control, {"ready": True})
@@ -88,7 +99,7 @@ def _isolate(output_fd: int) -> socket.socket:
     syscalls.unmount("/proc")
     syscalls.move_mount(proc, "/proc")
     os.close(proc)
-    syscalls.mount("tmpfs", "/tmp", "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, _tmp_options(TMP_SIZE))  # noqa: S108
+    syscalls.mount("tmpfs", "/tmp", "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, tmp_options(TMP_SIZE))  # noqa: S108
     socket.sethostname("function")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP_RUNNING))
@@ -110,7 +121,8 @@ def _hard_limit() -> int:
     return 1 << 20 if hard == resource.RLIM_INFINITY else hard
 
 
-def _tmp_options(size: int) -> str:
+def tmp_options(size: int) -> str:
+    """Return the mount options of a /tmp that holds so many bytes."""
     return f"size={size},nr_inodes={max(1024, size // 4096)},mode=1777"
 
 
@@ -128,7 +140,7 @@ def _attach(control: socket.socket, attachment: dict[str, Any], trees: list[int]
         os.close(tree)
     if attachment["tmp"] != TMP_SIZE:
         flags = syscalls.MS_REMOUNT | syscalls.MS_NOSUID | syscalls.MS_NODEV
-        syscalls.mount("tmpfs", "/tmp", None, flags, _tmp_options(attachment["tmp"]))  # noqa: S108
+        syscalls.mount("tmpfs", "/tmp", None, flags, tmp_options(attachment["tmp"]))  # noqa: S108
     if attachment["egress"]:
         with socket.create_server(("127.0.0.1", EGRESS_PORT), backlog=128) as listener:
             messages.send(control, {"egress": True}, [listener.fileno()])

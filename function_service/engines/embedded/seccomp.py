@@ -120,16 +120,14 @@ def program(machine: str, *, may_mount: bool = False) -> bytes:
 
     `may_mount` leaves out what a blank sandbox still has to do: mounting its code.
     """
-    column, architecture = _MACHINES[machine]
+    column, _ = _MACHINES[machine]
     refuse, unknown, allow = (
         _op(_RETURN, _ERRNO | errno.EPERM),
         _op(_RETURN, _ERRNO | errno.ENOSYS),
         _op(_RETURN, _ALLOW),
     )
     parts = [
-        _op(_LOAD, _ARCHITECTURE),
-        _op(_EQUAL, architecture, 1, 0),
-        _op(_RETURN, _KILL),
+        _architecture(machine),
         _op(_LOAD, _NUMBER),
         _op(_GREATER, _X32 - 1, 0, 1),
         _op(_RETURN, _KILL),
@@ -176,11 +174,52 @@ def program(machine: str, *, may_mount: bool = False) -> bytes:
 
 def mounting_program(machine: str) -> bytes:
     """Return the filter that takes away what `may_mount` had left; a short one, quickly installed."""
+    return _refusing(machine, _MOUNTING)
+
+
+def forking_program(machine: str, unshares: tuple[int, ...], setns: int) -> bytes:
+    """Return the filter of a snapshot: `program`, but for unshare with just these flags, and this setns."""
+    column, _ = _MACHINES[machine]
+    allow = _op(_RETURN, _ALLOW)
+    exceptions = [_op(_LOAD, _NUMBER), _op(_EQUAL, _number("unshare", column), 0, 1 + 2 * len(unshares))]
+    exceptions.append(_argument(0))
+    for flags in unshares:
+        exceptions += [_op(_EQUAL, flags, 0, 1), allow]
+    # The number must be loaded again where a flag did not fit, for the program that follows to refuse it
+    exceptions += [
+        _op(_LOAD, _NUMBER),
+        _op(_EQUAL, _number("setns", column), 0, 3),
+        _argument(1),
+        _op(_EQUAL, setns, 0, 1),
+        allow,
+    ]
+    return _architecture(machine) + b"".join(exceptions) + program(machine)
+
+
+def namespace_program(machine: str) -> bytes:
+    """Return the filter that takes away what `forking_program` had left."""
+    return _refusing(machine, ("unshare", "setns"))
+
+
+def _refusing(machine: str, names: tuple[str, ...]) -> bytes:
     column, _ = _MACHINES[machine]
     parts = [_op(_LOAD, _NUMBER)]
-    for name in _MOUNTING:
-        parts += [_op(_EQUAL, _REFUSED[name][column] or 0, 0, 1), _op(_RETURN, _ERRNO | errno.EPERM)]
+    for name in names:
+        parts += [_op(_EQUAL, _number(name, column), 0, 1), _op(_RETURN, _ERRNO | errno.EPERM)]
     return b"".join([*parts, _op(_RETURN, _ALLOW)])
+
+
+def _number(name: str, column: int) -> int:
+    number = _REFUSED[name][column]
+    if number is None:
+        raise KeyError(name)
+    return number
+
+
+def _architecture(machine: str) -> bytes:
+    """Kill what calls by the numbers of another architecture."""
+    _, architecture = _MACHINES[machine]
+    return _op(_LOAD, _ARCHITECTURE) + _op(_EQUAL, architecture, 1, 0) + _op(_RETURN, _KILL)
 
 
 class _Program(ctypes.Structure):

@@ -59,6 +59,7 @@ _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(platform.machine(), -1)
 _CAPGET = {"x86_64": 125, "aarch64": 90}.get(platform.machine(), -1)
 _CAPSET = {"x86_64": 126, "aarch64": 91}.get(platform.machine(), -1)
 _CAP_VERSION_3 = 0x20080522
+_CAP_SYS_ADMIN = 1 << 21
 
 
 class _MountAttr(ctypes.Structure):
@@ -192,6 +193,12 @@ def set_user(uid: int) -> None:
 def drop_capabilities() -> None:
     """Give up every capability."""
     _check(_syscall(_CAPSET, ctypes.byref(_CAP_HEADER), ctypes.byref(_NO_CAPABILITIES)), "capset")
+
+
+def keep_only_system_administration() -> None:
+    """Give up every capability but CAP_SYS_ADMIN."""
+    kept = (ctypes.c_uint32 * 6)(_CAP_SYS_ADMIN, _CAP_SYS_ADMIN)
+    _check(_syscall(_CAPSET, ctypes.byref(_CAP_HEADER), ctypes.byref(kept)), "capset")
 
 
 def keep_capabilities_over_exec() -> None:

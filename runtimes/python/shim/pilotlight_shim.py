@@ -16,18 +16,29 @@ import os
 import random
 import socket
 import sys
-from typing import Any
+from typing import Any, Callable
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  -I leaves it out
 
-from pilotlight_parts import blocking, loading, messages, rehearsal
+from pilotlight_parts import blocking, loading, messages, rehearsal, snapshots
 from pilotlight_parts.application import Application
 from pilotlight_parts.loading import LoadError
 
 del sys.path[0]
 sys.modules.setdefault("pilotlight", messages)  # so that functions can `from pilotlight import Response`
 
-__all__ = ["Application", "LoadError", "load", "main", "preload", "rehearse", "serve"]
+__all__ = [
+    "Application",
+    "LoadError",
+    "find",
+    "freeze",
+    "load",
+    "main",
+    "preload",
+    "rehearse",
+    "serve",
+    "thaw",
+]
 
 # What functions commonly import. All of it is there already when a function's first line runs.
 _PRELOADED = """
@@ -68,12 +79,36 @@ def rehearse(scratch: str) -> None:
 
 def load(handler: str) -> Application:
     """Import the handler ("module:attribute") and make it ready. Raises LoadError."""
+    application = find(handler)
+    _start(application, snapshots.run_after)
+    return application
+
+
+def find(handler: str) -> Application:
+    """Import the handler without making it ready: what a snapshot holds. Raises LoadError."""
     random.seed()  # an engine's own way of forking may not run the hooks that do this
     loading.flush_lines()
     application = Application(handler, loading.find(handler))
-    application.start()
     loading.flush_lines()  # the function may have replaced sys.stdout
     return application
+
+
+def freeze() -> None:
+    """Run the function's hooks before a snapshot; one that raises says that there shall be none."""
+    snapshots.freeze()
+
+
+def thaw(application: Application) -> None:
+    """In a fork of a snapshot: make random state right, run the hooks, make it ready. Raises LoadError."""
+    _start(application, snapshots.thaw)
+
+
+def _start(application: Application, prepare: Callable[[], None]) -> None:
+    try:
+        prepare()
+    except Exception as error:
+        raise LoadError(f"A hook that runs after_restore failed:\n{loading.where(error)}") from error
+    application.start()
 
 
 def serve(listener: socket.socket, application: Application, concurrency: int) -> None:

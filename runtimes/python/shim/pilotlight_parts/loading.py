@@ -51,7 +51,7 @@ def _import(name: str) -> Any:
         top = missing.partition(".")[0]
         raise LoadError(
             f"The function imports {missing!r}, which is not installed. If it is a package, add the one that "
-            f"has {top!r} to requirements.txt in the function's folder.\n{_where(error)}"
+            f"has {top!r} to requirements.txt in the function's folder.\n{where(error)}"
         ) from error
     except SyntaxError as error:
         lines = traceback.format_exception_only(type(error), error)
@@ -59,14 +59,14 @@ def _import(name: str) -> Any:
     except SystemExit as error:
         raise LoadError(
             f"The function ends the process while it is imported, with code {error.code!r}. Put such code "
-            f'under `if __name__ == "__main__":`.\n{_where(error)}'
+            f'under `if __name__ == "__main__":`.\n{where(error)}'
         ) from error
     except Exception as error:
         text = "".join(traceback.format_exception_only(type(error), error)).strip()
-        raise LoadError(f"The function can't be imported: {text}\n{_where(error)}") from error
+        raise LoadError(f"The function can't be imported: {text}\n{where(error)}") from error
 
 
-def _where(error: BaseException) -> str:
+def where(error: BaseException) -> str:
     """Return the last places of the trace that lie in the function's own files, at most three."""
     here = os.getcwd() + os.sep  # noqa: PTH109
     frames = [

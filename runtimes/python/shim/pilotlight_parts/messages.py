@@ -1,4 +1,4 @@
-"""Requests and responses, as handlers see them: `from pilotlight import Request, Response`."""
+"""What handlers see: `from pilotlight import Request, Response`, and the hooks of snapshots."""
 
 from __future__ import annotations
 
