@@ -41,7 +41,6 @@ def _change(
     Two at once could both see that a name is free; half of one would leave memory and store apart.
     """
 
-    @functools.wraps(method)
     async def change(registry: "Registry", *args: P.args, **kwargs: P.kwargs) -> T:
         async def whole() -> T:
             async with registry.turn:
@@ -52,7 +51,7 @@ def _change(
         task.add_done_callback(registry.changes.discard)
         return await asyncio.shield(task)
 
-    return change
+    return functools.wraps(method)(change)
 
 
 class AppRecord(Struct, frozen=True, kw_only=True):
