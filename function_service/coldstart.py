@@ -11,6 +11,7 @@ from function_service.layers.store import LayerStore
 from function_service.lines import LineReader
 from function_service.logs import LogBook
 from function_service.pool import Pool
+from function_service.snapshots import Snapshots
 from pilotlight.problems import Problem
 
 _LAST_WORDS = 0.5  # seconds to read what a dead process has printed
@@ -26,17 +27,22 @@ async def run(
     secrets: dict[str, str],
     logs: LogBook | None,
     wait: float,
+    snapshots: Snapshots,
+    *,
+    called: bool,
 ) -> Instance:
     """Start an instance within about `wait` seconds. Raises Problem, and leaves nothing behind then.
 
-    What it prints is kept in `logs`, if any; its last lines are told in any case.
+    What it prints is kept in `logs`, if any; its last lines are told in any case. `snapshots` is told what
+    the start has cost, and whether it was for a call.
     """
     assignment = _assignment(revision, layers, secrets)
     began = time.perf_counter()
     with pool.starting():
         try:
             async with asyncio.timeout(wait):
-                sandbox, stages = await pool.take(revision.config.runtime)
+                source = revision.id if pool.has(revision.id) else revision.config.runtime
+                sandbox, stages = await pool.take(source)
         except TimeoutError:
             raise Problem(
                 "no-capacity",
@@ -63,6 +69,7 @@ async def run(
     code = (time.perf_counter() - attaching) * 1000
     instance.stages = Stages(container=stages.container, runtime=stages.runtime, code=code)
     instance.become(State.IDLE)
+    snapshots.started(revision, assignment, code, called=called)
     return instance
 
 

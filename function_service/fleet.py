@@ -20,6 +20,7 @@ from function_service.logs import LogBook
 from function_service.policy import History, choose
 from function_service.pool import Pool
 from function_service.registry import Registry
+from function_service.snapshots import Snapshots
 from pilotlight.problems import Problem
 from pilotlight.rpc import Peer
 
@@ -39,10 +40,17 @@ class Fleet:
     """The instances of every function, and who holds them."""
 
     def __init__(
-        self, engine: Engine, pool: Pool, registry: Registry, layers: LayerStore, logs: LogBook
+        self,
+        engine: Engine,
+        pool: Pool,
+        snapshots: Snapshots,
+        registry: Registry,
+        layers: LayerStore,
+        logs: LogBook,
     ) -> None:
         self._engine = engine
         self._pool = pool
+        self._snapshots = snapshots
         self._registry = registry
         self._layers = layers
         self._logs = logs
@@ -226,7 +234,15 @@ class Fleet:
     async def _cold_start(self, revision: Revision, wait: float, logs: LogBook | None) -> Instance:
         try:
             instance = await coldstart.run(
-                revision, self._pool, self._engine, self._layers, self._registry.secrets, logs, wait
+                revision,
+                self._pool,
+                self._engine,
+                self._layers,
+                self._registry.secrets,
+                logs,
+                wait,
+                self._snapshots,
+                called=logs is not None,
             )
         except Problem:
             self.failed += 1
@@ -311,6 +327,7 @@ class Fleet:
         self._histories = {name: history for name, history in self._histories.items() if name in live}
         self._retry_at.clear()
         self._pool.want({r.config.runtime for r in live.values()})
+        self._snapshots.keep({r.id for r in live.values()})
         self._scale()
 
     def _scale(self) -> None:
@@ -340,4 +357,5 @@ class Fleet:
     async def _scale_for_ever(self) -> None:
         while True:
             self._scale()
+            self._snapshots.tidy(time.time())
             await asyncio.sleep(_TICK)

@@ -1,4 +1,4 @@
-"""Blank sandboxes that wait, by interpreter: the cached layers container and runtime.
+"""Sandboxes that wait: blank ones by interpreter, and copies of snapshots by revision.
 
 Taking one is immediate while there is one. Refilling goes on behind, and only while no start is under way,
 so that it never competes with somebody who waits.
@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 
 from function_service.contract import Stages
 from function_service.engines.base import Engine, Sandbox
@@ -19,14 +20,18 @@ _log = logging.getLogger(__name__)
 _RETRY = 1.0  # seconds after a sandbox could not be made
 
 
+Maker = Callable[[], Awaitable[Sandbox]]
+
+
 class Pool:
-    """The blank sandboxes. `sizes` says how many of each interpreter, by its name."""
+    """The sandboxes that wait. `sizes` says how many of each interpreter, by its name."""
 
     def __init__(self, engine: Engine, interpreters: tuple[Interpreter, ...], sizes: dict[str, int]) -> None:
         self._engine = engine
-        self._interpreters = {i.name: i for i in interpreters}
-        self._sizes = sizes
-        self._blank: dict[str, list[Sandbox]] = {name: [] for name in self._interpreters}
+        self._makers: dict[str, Maker] = {i.name: partial(engine.make, i) for i in interpreters}
+        self._interpreters = frozenset(self._makers)
+        self._sizes = dict(sizes)
+        self._blank: dict[str, list[Sandbox]] = {name: [] for name in self._makers}
         self._wanted: set[str] = set()
         self._busy = 0
         self._changed = asyncio.Event()
@@ -52,8 +57,26 @@ class Pool:
 
     def want(self, names: set[str]) -> None:
         """Keep sandboxes ready for these interpreters, and for no others."""
-        self._wanted = names & self._interpreters.keys()
+        self._wanted = (names & self._interpreters) | (self._wanted - self._interpreters)
         self._changed.set()
+
+    def add(self, name: str, make: Maker, size: int) -> None:
+        """Keep sandboxes ready that `make` makes."""
+        self._makers[name], self._sizes[name], self._blank[name] = make, size, []
+        self._wanted.add(name)
+        self._changed.set()
+
+    async def remove(self, name: str) -> None:
+        """Keep none of these any more."""
+        self._wanted.discard(name)
+        async with self._making:
+            del self._makers[name], self._sizes[name]
+            for sandbox in self._blank.pop(name):
+                await self._discard(sandbox)
+
+    def has(self, name: str) -> bool:
+        """Tell whether sandboxes of that name are kept ready."""
+        return name in self._makers
 
     async def empty(self) -> None:
         """Destroy what waits; nothing is made ahead of time again until the next `take`."""
@@ -78,11 +101,10 @@ class Pool:
 
         Raises Problem `no-capacity`, or `init-failed` for an interpreter that this machine lacks.
         """
-        interpreter = self._interpreters.get(name)
-        if interpreter is None:
-            raise Problem(
-                "init-failed", f"This machine has no {name}; it has {', '.join(self._interpreters)}."
-            )
+        make = self._makers.get(name)
+        if make is None:
+            has = ", ".join(sorted(self._interpreters))
+            raise Problem("init-failed", f"This machine has no {name}; it has {has}.")
         self._emptied = False
         blank = self._blank[name]
         while blank:
@@ -91,7 +113,7 @@ class Pool:
             if not sandbox.ended.done():
                 return sandbox, Stages()
             await self._discard(sandbox)
-        made = await self._engine.make(interpreter)
+        made = await make()
         return made, made.stages
 
     async def _discard(self, sandbox: Sandbox) -> None:
@@ -99,7 +121,7 @@ class Pool:
         await self._engine.destroy(sandbox)
 
     def _lacking(self) -> str | None:
-        """Return the interpreter that most lacks a sandbox."""
+        """Return the name of which most are lacking."""
         lacks = {name: self._sizes.get(name, 0) - len(self._blank[name]) for name in self._wanted}
         name = max(lacks, key=lambda n: lacks[n], default=None)
         return name if name is not None and lacks[name] > 0 else None
@@ -108,13 +130,14 @@ class Pool:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            for name, blank in self._blank.items():
+            for name, blank in list(self._blank.items()):
                 while blank and name not in self._wanted:
                     await self._discard(blank.pop())
             while not self._busy and not self._emptied and (lacking := self._lacking()) is not None:
                 try:
                     async with self._making:
-                        self._blank[lacking].append(await self._engine.make(self._interpreters[lacking]))
+                        if lacking in self._wanted:
+                            self._blank[lacking].append(await self._makers[lacking]())
                 except Problem as problem:
                     _log.warning("The pool can't be filled: %s", problem.detail)
                     await asyncio.sleep(_RETRY)

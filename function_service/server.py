@@ -22,6 +22,7 @@ from function_service.service import (
     VaultDoor,
     collect_garbage,
 )
+from function_service.snapshots import Snapshots
 from pilotlight.datafolder import DataFolder
 from pilotlight.rpc import Server
 from pilotlight.settings import Settings
@@ -67,7 +68,9 @@ async def running(data: DataFolder, users: Users) -> AsyncIterator[None]:
         pool = Pool(engine, interpreters, sizes)
         stack.push_async_callback(pool.close)
         await pool.start()
-        fleet = Fleet(engine, pool, registry, layers, logs)
+        snapshots = Snapshots(engine, pool, interpreters)
+        stack.push_async_callback(snapshots.close)
+        fleet = Fleet(engine, pool, snapshots, registry, layers, logs)
         stack.push_async_callback(fleet.close)
         metrics = Metrics()
         invocations = InvocationsDoor(registry, fleet, metrics)
@@ -78,7 +81,7 @@ async def running(data: DataFolder, users: Users) -> AsyncIterator[None]:
                 Control: ControlDoor(
                     registry, fleet, logs, layers, engine, pool, interpreters, invocations, metrics
                 ),
-                Vault: VaultDoor(registry, invocations),
+                Vault: VaultDoor(registry, snapshots, invocations),
                 Builds: BuildsDoor(
                     registry, fleet, layers, logs, engine, interpreters, data.builds, invocations
                 ),

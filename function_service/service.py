@@ -37,6 +37,7 @@ from function_service.logs import LogBook
 from function_service.metrics import Metrics
 from function_service.pool import Pool
 from function_service.registry import Registry
+from function_service.snapshots import Snapshots
 from pilotlight import rpc
 from pilotlight.problems import Problem
 from runtimes.declaration import Interpreter, load_all
@@ -268,8 +269,9 @@ class ControlDoor:
 class VaultDoor:
     """Implements contract.Vault."""
 
-    def __init__(self, registry: Registry, invocations: InvocationsDoor) -> None:
+    def __init__(self, registry: Registry, snapshots: Snapshots, invocations: InvocationsDoor) -> None:
         self._registry = registry
+        self._snapshots = snapshots
         self._invocations = invocations
 
     async def keys(self) -> list[Key]:
@@ -294,6 +296,7 @@ class VaultDoor:
     async def put_secret(self, name: str, value: str) -> None:
         """Set a secret."""
         await self._registry.put_secret(name, value)
+        self._snapshots.forget_secret(name)
 
     async def delete_secret(self, name: str) -> None:
         """Delete a secret."""

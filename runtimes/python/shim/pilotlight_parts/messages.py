@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Ma
 from typing import TYPE_CHECKING, Any, Protocol, Union
 from urllib.parse import parse_qsl
 
+from .snapshots import after_restore, before_snapshot  # noqa: F401  functions import them from here
 from .wire import Fields, valid_fields
 
 if TYPE_CHECKING:
