@@ -58,7 +58,9 @@ def delegated_base() -> Path | None:
     if group is None:
         return None
     base = group.parent if group.name == PLATFORM else group
-    return base if delegated(base) and os.access(base / "cgroup.procs", os.W_OK) else None
+    # A user's own systemd gives groups away by their owner alone (252 sets no attribute there)
+    given = delegated(base) if os.geteuid() == 0 else base.stat().st_uid == os.geteuid()
+    return base if given and os.access(base / "cgroup.procs", os.W_OK) else None
 
 
 def find(label: str) -> Hierarchy:
