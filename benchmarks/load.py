@@ -1,44 +1,74 @@
-"""Load on loopback: one timed call, and many from several connections."""
+"""Load on loopback or a Unix socket: one timed call, and many from several connections."""
 
 import asyncio
+import contextlib
+import multiprocessing
 import socket
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import uvloop
+
+Address = tuple[str, int] | str
+"""A host and a port, or the path of a Unix socket."""
 
 
-def request(host: str, path: str) -> bytes:
+def request(path: str) -> bytes:
     """Return a GET request as bytes."""
-    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 class Caller:
     """One kept-alive connection, as a plain client uses it."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    def __init__(self, address: tuple[str, int], *, key: str | None = None) -> None:
         self._socket = socket.create_connection(address)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._key = f"Authorization: Bearer {key}\r\n" if key else ""
 
-    def call(self, path: str) -> tuple[float, bytes]:
-        """Call, and return the seconds until the answer was there, and its head."""
+    def call(self, path: str, *, method: str = "GET", body: bytes = b"") -> tuple[float, dict[str, str], int]:
+        """Call; return the seconds until the answer was there, its headers by lower-case name, its status."""
+        length = f"Content-Length: {len(body)}\r\n" if body else ""
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{self._key}{length}\r\n"
         began = time.perf_counter()
-        self._socket.sendall(request("localhost", path))
-        answer = b""
-        while b"\r\n\r\n" not in answer:
-            received = self._socket.recv(65536)
-            if not received:
-                raise ConnectionError(f"broken off after {answer!r}")
-            answer += received
-        head, _, body = answer.partition(b"\r\n\r\n")
-        length = content_length(head)
-        while len(body) < length:
-            body += self._socket.recv(65536)
-        took = time.perf_counter() - began
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError((head + b"\r\n\r\n" + body).decode())
-        return took, head
+        self._socket.sendall(head.encode() + body)
+        with self._socket.makefile("rb") as answer:
+            status = int(answer.readline().split()[1])
+            headers = _headers(answer)
+            if "chunked" in headers.get("transfer-encoding", ""):
+                while size := int(answer.readline(), 16):
+                    answer.read(size + 2)
+                answer.readline()
+            else:
+                answer.read(int(headers.get("content-length", "0")))
+            return time.perf_counter() - began, headers, status
+
+    def cold(self, path: str) -> tuple[float, dict[str, str]]:
+        """Make a call that finds no instance. Raises RuntimeError where it found one, or failed."""
+        took, headers, status = self.call(path)
+        if status != 200 or headers.get("pilotlight-start") != "cold":
+            raise RuntimeError(f"that was no cold start but {status} {headers}")
+        return took, headers
 
     def close(self) -> None:
         """Hang up."""
         self._socket.close()
+
+
+class _Lines(Protocol):
+    def readline(self) -> bytes: ...
+
+
+def _headers(answer: _Lines) -> dict[str, str]:
+    headers = {}
+    while line := answer.readline().strip():
+        name, _, value = line.decode("latin-1").partition(":")
+        headers[name.lower()] = value.strip()
+    if not headers:
+        raise ConnectionError("the connection was broken off")
+    return headers
 
 
 def content_length(head: bytes) -> int:
@@ -50,26 +80,176 @@ def content_length(head: bytes) -> int:
     return 0
 
 
-async def saturate(address: tuple[str, int], path: str, connections: int, seconds: float) -> list[float]:
+class _Connection(asyncio.Protocol):
+    """One connection that asks again as soon as it has the answer, until its time is over."""
+
+    def __init__(self, message: bytes, times: list[float], deadline: float) -> None:
+        self._message = message
+        self._times = times
+        self._deadline = deadline
+        self._received = b""
+        self._began = 0.0
+        self._transport: asyncio.Transport | None = None
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # uvloop's are of no class of asyncio's
+        self._ask()
+
+    def _ask(self) -> None:
+        assert self._transport is not None
+        self._began = time.perf_counter()
+        if self._began >= self._deadline:
+            self._transport.close()
+            return
+        self._transport.write(self._message)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, separator, body = self._received.partition(b"\r\n\r\n")
+        if not separator or len(body) < content_length(head):
+            return
+        if not head.startswith(b"HTTP/1.1 200"):
+            self.done.set_exception(RuntimeError(self._received.decode(errors="replace")))
+            return
+        self._received = b""
+        self._times.append(time.perf_counter() - self._began)
+        self._ask()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            if exc is not None or self._began < self._deadline:
+                self.done.set_exception(exc or ConnectionError("the connection was broken off"))
+            else:
+                self.done.set_result(None)
+
+
+async def saturate(address: Address, path: str, connections: int, seconds: float) -> list[float]:
     """Call from several connections for some seconds; return how long each call took, in seconds."""
-    deadline = time.perf_counter() + seconds
+    loop = asyncio.get_running_loop()
     times: list[float] = []
-    message = request("localhost", path)
+    deadline = time.perf_counter() + seconds
+    made = []
+    for _ in range(connections):
+        make = lambda: _Connection(request(path), times, deadline)  # noqa: E731
+        if isinstance(address, str):
+            _, connection = await loop.create_unix_connection(make, address)
+        else:
+            _, connection = await loop.create_connection(make, *address)
+        made.append(connection)
+    await asyncio.gather(*(connection.done for connection in made))
+    return times
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One call of a burst: seconds from the burst's beginning, and what was said."""
+
+    after: float
+    status: int
+    cold: bool
+    body: str
+
+
+async def burst(address: tuple[str, int], path: str, count: int) -> list[Answer]:
+    """Connect first, then make all calls at once; return the answers in the order in which they came."""
+    connections = [await asyncio.open_connection(*address) for _ in range(count)]
+    answers: list[Answer] = []
+    began = time.perf_counter()
+
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(request(path))
+        head = await reader.readuntil(b"\r\n\r\n")
+        body = await reader.readexactly(content_length(head))
+        after = time.perf_counter() - began
+        cold = b"pilotlight-start: cold" in head.lower()
+        answers.append(Answer(after, int(head.split()[1]), cold, body.decode()))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for reader, writer in connections:
+                group.create_task(one(reader, writer))
+    finally:
+        for _, writer in connections:
+            writer.close()
+    return answers
+
+
+async def wake(address: tuple[str, int], paths: list[str], connections: int, seconds: float) -> list[bool]:
+    """Call path after path in turn, from several connections; return for each call whether it was cold."""
+    deadline = time.perf_counter() + seconds
+    found: list[bool] = []
+    place = 0
 
     async def worker() -> None:
+        nonlocal place
         reader, writer = await asyncio.open_connection(*address)
         try:
-            while (began := time.perf_counter()) < deadline:
-                writer.write(message)
+            while time.perf_counter() < deadline:
+                path = paths[place % len(paths)]
+                place += 1
+                writer.write(request(path))
                 head = await reader.readuntil(b"\r\n\r\n")
+                body = await reader.readexactly(content_length(head))
                 if not head.startswith(b"HTTP/1.1 200"):
-                    raise RuntimeError(head.decode())
-                await reader.readexactly(content_length(head))
-                times.append(time.perf_counter() - began)
+                    raise RuntimeError((head + body).decode())
+                found.append(b"pilotlight-start: cold" in head.lower())
         finally:
             writer.close()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(connections):
             group.create_task(worker())
-    return times
+    return found
+
+
+class Client:
+    """A process of its own from which load comes, so that it shares no interpreter with what measures."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def saturate(self, address: Address, path: str, connections: int, seconds: float) -> list[float]:
+        """See the function of that name."""
+        times: list[float] = self._pool.apply(_saturate, (address, path, connections, seconds))
+        return times
+
+    def burst(self, address: tuple[str, int], path: str, count: int) -> list[Answer]:
+        """See the function of that name."""
+        answers: list[Answer] = self._pool.apply(_burst, (address, path, count))
+        return answers
+
+    def begin_burst(
+        self, address: tuple[str, int], path: str, count: int
+    ) -> "multiprocessing.pool.AsyncResult[list[Answer]]":
+        """Begin a burst, and return at once."""
+        result: multiprocessing.pool.AsyncResult[list[Answer]] = self._pool.apply_async(
+            _burst, (address, path, count)
+        )
+        return result
+
+    def wake(
+        self, address: tuple[str, int], paths: list[str], connections: int, seconds: float
+    ) -> list[bool]:
+        """See the function of that name."""
+        found: list[bool] = self._pool.apply(_wake, (address, paths, connections, seconds))
+        return found
+
+
+@contextlib.contextmanager
+def client() -> Iterator[Client]:
+    """Run a process for load."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        yield Client(pool)
+
+
+def _saturate(address: Address, path: str, connections: int, seconds: float) -> list[float]:
+    return uvloop.run(saturate(address, path, connections, seconds))
+
+
+def _burst(address: tuple[str, int], path: str, count: int) -> list[Answer]:
+    return uvloop.run(burst(address, path, count))
+
+
+def _wake(address: tuple[str, int], paths: list[str], connections: int, seconds: float) -> list[bool]:
+    return uvloop.run(wake(address, paths, connections, seconds))

@@ -14,8 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pilotlight.datafolder import DataFolder
+
 _START_DEADLINE = 60.0  # seconds
-_COMMAND = (sys.executable, "-m", "cli.main")
+_IDLE_WITHIN = 20.0  # seconds in which sandboxes that are ending must be gone
+_COMMAND = (sys.executable, "-P", "-m", "cli.main")
+
+
+class Refused(RuntimeError):  # noqa: N818  an answer, not a fault of ours
+    """A control request that was refused."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass
@@ -24,6 +35,7 @@ class Platform:
 
     url: str
     data: Path
+    pid: int  # of `pilotlight up`, from which all of its processes descend
     started: float  # seconds from the command to the line that says it is ready
 
     @property
@@ -45,7 +57,7 @@ class Platform:
             answer = connection.getresponse()
             body = answer.read()
             if answer.status >= 400:
-                raise RuntimeError(f"{method} {path}: {answer.status} {body.decode()}")
+                raise Refused(answer.status, f"{method} {path}: {answer.status} {body.decode()}")
             return body
 
     def push(self, name: str, files: dict[str, str]) -> float:
@@ -55,6 +67,7 @@ class Platform:
                 target = Path(folder) / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(content)
+                target.chmod(0o755 if content.startswith("#!") else 0o644)
             git = ("git", "-C", folder, "-c", "user.name=bench", "-c", "user.email=bench@localhost")
             for command in (("init", "-q", "-b", "main"), ("add", "."), ("commit", "-q", "-m", name)):
                 subprocess.run((*git, *command), check=True)
@@ -75,25 +88,43 @@ class Platform:
         ]
         return listed
 
+    def socket(self, name: str) -> str:
+        """Return the Unix socket of the only instance of a function."""
+        (instance,) = self.instances(name)
+        return str(DataFolder(self.data).instances / f"{instance['id']}.sock")
+
+    def empty(self, stage: str) -> None:
+        """Empty the cache of a stage of a cold start, as soon as nothing is busy."""
+        deadline = time.monotonic() + _IDLE_WITHIN
+        while True:
+            try:
+                self.api("DELETE", f"/api/v1/caches/{stage}")
+            except Refused as refused:
+                if refused.status != 409 or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
+
     def to_zero(self, name: str) -> None:
         """End all instances of a function."""
         self.api("DELETE", f"/api/v1/functions/{name}/instances")
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Platform]:
-    """Run a platform on a free port with a data folder of its own."""
+def running(*flags: str) -> Iterator[Platform]:
+    """Run a platform on a free port with a data folder of its own; `flags` are those of `pilotlight up`."""
     data = Path(tempfile.mkdtemp(prefix="pilotlight-bench-"))
     try:
         with (data.parent / f"{data.name}.log").open("wb") as log:
             began = time.perf_counter()
-            command = (*_COMMAND, "up", "--port", "0", "--data", str(data))
+            command = (*_COMMAND, "up", "--port", "0", "--data", str(data), *flags)
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
             try:
                 line = process.stdout.readline() if process.stdout else ""
                 if " ready on " not in line:
                     raise RuntimeError(f"the platform did not start: {Path(log.name).read_text()}")
-                yield Platform(line.split()[-1], data, time.perf_counter() - began)
+                yield Platform(line.split()[-1], data, process.pid, time.perf_counter() - began)
             finally:
                 process.terminate()
                 process.wait(_START_DEADLINE)

@@ -8,7 +8,6 @@
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import shutil
@@ -18,9 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-import uvloop
-
-from benchmarks.load import Caller, saturate
+from benchmarks import load
+from benchmarks.load import Caller
 from benchmarks.platform import Platform, running
 
 HELLO = {
@@ -82,9 +80,7 @@ def _cold(target: Platform, rounds: int) -> dict[str, float]:
         target.to_zero("hello-0")
         time.sleep(_PAUSE)
         processes.append(_timed(baseline))
-        took, head = caller.call("/function/hello-0")
-        if b"Pilotlight-Start: cold" not in head:
-            raise RuntimeError("that start was not cold")
+        took, _ = caller.cold("/function/hello-0")
         starts.append(took)
     caller.close()
     cold, process = statistics.median(starts), statistics.median(processes)
@@ -95,19 +91,13 @@ def _cold(target: Platform, rounds: int) -> dict[str, float]:
     }
 
 
-def _load(address: tuple[str, int], connections: int, seconds: float) -> list[float]:
-    return uvloop.run(saturate(address, "/function/hello-0", connections, seconds))
-
-
 def _warm(target: Platform, seconds: float) -> dict[str, float]:
     figures: dict[str, float] = {}
-    for connections in (1, 8):
-        with multiprocessing.get_context("spawn").Pool(
-            1
-        ) as pool:  # so that the client has a process of its own
-            times = pool.apply(_load, (target.address, connections, seconds))
-        figures[f"warm calls/s, {connections} connections"] = len(times) / seconds
-        figures[f"warm median, {connections} connections, ms"] = statistics.median(times) * 1000
+    with load.client() as client:
+        for connections in (1, 8):
+            times = client.saturate(target.address, "/function/hello-0", connections, seconds)
+            figures[f"warm calls/s, {connections} connections"] = len(times) / seconds
+            figures[f"warm median, {connections} connections, ms"] = statistics.median(times) * 1000
     return figures
 
 

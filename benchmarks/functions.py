@@ -1,0 +1,75 @@
+"""The functions that the benchmarks deploy: a hello in each language, and two with a purpose."""
+
+from dataclasses import dataclass
+
+from runtimes.declaration import load_all
+
+_MANIFEST = '[functions.NAME]\npath = "."\naccess = "public"\ncpu = 1.0\n'
+
+# Also the baseline, outside of the platform: with ONCE set it answers one request and ends
+_PERL = r"""#!/usr/bin/perl
+use strict;
+use warnings;
+use IO::Socket::INET;
+
+my $server = IO::Socket::INET->new(
+    LocalAddr => '127.0.0.1', LocalPort => $ENV{PORT}, Listen => 128, ReuseAddr => 1,
+) or die "can't listen on port $ENV{PORT}: $@\n";
+$SIG{CHLD} = 'IGNORE';
+while (1) {
+    my $connection = $server->accept or next;
+    if (!$ENV{ONCE}) {
+        my $child = fork;
+        die "can't fork: $!\n" unless defined $child;
+        next if $child;
+    }
+    local $/ = "\r\n";
+    while (defined(my $line = <$connection>)) {
+        next if $line ne "\r\n";
+        print $connection "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+        $connection->flush;
+        last if $ENV{ONCE};
+    }
+    exit 0;
+}
+"""
+
+HELLO = {
+    "python": {"handler.py": "def handle(request):\n    return 'hello'\n"},
+    "node": {"handler.mjs": "export default () => new Response('hello')\n"},
+    "native": {"handler": _PERL},
+}
+
+# Answers many calls at a time, so that one instance is enough however many connections there are
+CONCURRENT = {"handler.py": "async def handle(request):\n    return 'hello'\n"}
+
+# Stays for as long as it is told, and tells how long it really was
+HOLDING = {
+    "handler.py": (
+        "import time\n\n\ndef handle(request):\n    began = time.perf_counter()\n"
+        "    time.sleep(float(request.path.strip('/')))\n    return str(time.perf_counter() - began)\n"
+    )
+}
+
+
+@dataclass(frozen=True)
+class Language:
+    """A runtime that this machine has."""
+
+    name: str
+    executable: str
+
+
+def languages() -> list[Language]:
+    """Return the runtimes of this machine for which there is a hello, each in its newest version."""
+    found = {}
+    for runtime in load_all().values():
+        for interpreter in runtime.find():
+            found[runtime.name] = Language(runtime.name, interpreter.executable)
+    return [found[name] for name in HELLO if name in found]
+
+
+def manifest(name: str, **settings: str) -> dict[str, str]:
+    """Return a pilotlight.toml that also says some settings, whose values are written as TOML."""
+    more = "".join(f"{key} = {value}\n" for key, value in settings.items())
+    return {"pilotlight.toml": _MANIFEST.replace("NAME", name) + more}
