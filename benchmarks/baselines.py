@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.functions import HELLO, Language
@@ -60,7 +61,7 @@ def cases(wanted: Program, folder: Path, notes: list[str]) -> list[Case]:
 
     The first one is the bare process. `folder` is for what they need.
     """
-    found = [Case(wanted.title, lambda: _run(wanted, _bare))]
+    found = [Case(wanted.title, partial(_run, wanted, _bare))]
     for name, wrap in _wraps(folder):
         case = f"{name}: {wanted.title}"
         if shutil.which(name) is None:
@@ -72,7 +73,7 @@ def cases(wanted: Program, folder: Path, notes: list[str]) -> list[Case]:
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             notes.append(f"There is no baseline {case}, since it failed: {error}")
             continue
-        found.append(Case(case, lambda wrapped=wrapped: _run(wanted, wrapped)))  # type: ignore[misc]
+        found.append(Case(case, partial(_run, wanted, wrapped)))
     return found
 
 

@@ -34,11 +34,23 @@ while (1) {
 }
 """
 
+# Its imports take long, as those of large packages do, and need nothing that must be installed
+_SLOW = {
+    "handler.py": "import heavy\n\n\ndef handle(request):\n    return heavy.ANSWER\n",
+    "heavy/__init__.py": "".join(f"from heavy import part{n}\n" for n in range(40)) + "ANSWER = 'hello'\n",
+    **{
+        f"heavy/part{n}.py": "import re\n"
+        + "".join(f"P{i} = re.compile(r'(a{i}|b{n})+[c-f]{{2,{i + 2}}}(?:x|y)?')\n" for i in range(10))
+        for n in range(40)
+    },
+}
+
 HELLO = {
     "python": {"handler.py": "def handle(request):\n    return 'hello'\n"},
     "node": {"handler.mjs": "export default () => new Response('hello')\n"},
     "native": {"handler": _PERL},
 }
+SLOW = {"python": _SLOW}
 
 # Answers many calls at a time, so that one instance is enough however many connections there are
 CONCURRENT = {"handler.py": "async def handle(request):\n    return 'hello'\n"}

@@ -20,6 +20,14 @@ def request(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
+class Headers(dict[str, str]):
+    """The headers of an answer; `get` takes their names in any case."""
+
+    def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
+        """Return a value."""
+        return super().get(name.lower(), default)
+
+
 class Caller:
     """One kept-alive connection, as a plain client uses it."""
 
@@ -28,8 +36,8 @@ class Caller:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._key = f"Authorization: Bearer {key}\r\n" if key else ""
 
-    def call(self, path: str, *, method: str = "GET", body: bytes = b"") -> tuple[float, dict[str, str], int]:
-        """Call; return the seconds until the answer was there, its headers by lower-case name, its status."""
+    def call(self, path: str, *, method: str = "GET", body: bytes = b"") -> tuple[float, Headers, int]:
+        """Call; return the seconds until the answer was there, its headers, its status."""
         length = f"Content-Length: {len(body)}\r\n" if body else ""
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{self._key}{length}\r\n"
         began = time.perf_counter()
@@ -37,18 +45,18 @@ class Caller:
         with self._socket.makefile("rb") as answer:
             status = int(answer.readline().split()[1])
             headers = _headers(answer)
-            if "chunked" in headers.get("transfer-encoding", ""):
+            if "chunked" in headers.get("Transfer-Encoding"):
                 while size := int(answer.readline(), 16):
                     answer.read(size + 2)
                 answer.readline()
             else:
-                answer.read(int(headers.get("content-length", "0")))
+                answer.read(int(headers.get("Content-Length", "0")))
             return time.perf_counter() - began, headers, status
 
-    def cold(self, path: str) -> tuple[float, dict[str, str]]:
+    def cold(self, path: str) -> tuple[float, Headers]:
         """Make a call that finds no instance. Raises RuntimeError where it found one, or failed."""
         took, headers, status = self.call(path)
-        if status != 200 or headers.get("pilotlight-start") != "cold":
+        if status != 200 or headers.get("Pilotlight-Start") != "cold":
             raise RuntimeError(f"that was no cold start but {status} {headers}")
         return took, headers
 
@@ -61,8 +69,8 @@ class _Lines(Protocol):
     def readline(self) -> bytes: ...
 
 
-def _headers(answer: _Lines) -> dict[str, str]:
-    headers = {}
+def _headers(answer: _Lines) -> Headers:
+    headers = Headers()
     while line := answer.readline().strip():
         name, _, value = line.decode("latin-1").partition(":")
         headers[name.lower()] = value.strip()

@@ -93,6 +93,10 @@ class Platform:
         (instance,) = self.instances(name)
         return str(DataFolder(self.data).instances / f"{instance['id']}.sock")
 
+    def has_snapshot(self, name: str) -> bool:
+        """Tell whether the next start of a function comes out of a snapshot."""
+        return bool(json.loads(self.api("GET", f"/api/v1/functions/{name}"))["snapshot"])
+
     def empty(self, stage: str) -> None:
         """Empty the cache of a stage of a cold start, as soon as nothing is busy."""
         deadline = time.monotonic() + _IDLE_WITHIN

@@ -27,6 +27,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "secrets": ("cli.commands.vault", "list, set and delete secrets"),
     "keys": ("cli.commands.vault", "list, create and delete keys"),
     "doctor": ("cli.commands.doctor", "tell what this machine lets the platform guarantee"),
+    "bench": ("cli.commands.bench", "measure cold starts, warm calls, bursts, memory, keep-alive policies"),
     "gateway": ("cli.commands.service", "start the HTTP face alone"),
     "function-service": ("cli.commands.service", "start the function service alone"),
     "builder": ("cli.commands.service", "start the builder alone"),

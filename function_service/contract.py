@@ -181,6 +181,8 @@ class FunctionStatus(Struct, frozen=True, kw_only=True):
     config: FunctionConfig
     instances: int
     calls: int  # since the function service started
+    snapshot: bool = False  # whether its next start comes out of a snapshot
+    snapshot_refusal: str = ""  # why it can't have one, though its import is slow
 
 
 class InstanceStatus(Struct, frozen=True, kw_only=True):
@@ -279,9 +281,10 @@ class Control(Protocol):
 
         `container`: the layer with the system's files, and all that `runtime` means. `runtime`: the booted
         interpreters, the blank sandboxes made of them, and the layers with the shims. `code`: what the kernel
-        has in memory of the code layers' files. The instances of all functions are ended first. Nothing is
-        made ahead of time again until the next start. Raises Problem `not-found` for another stage, and
-        `conflict` while an instance still answers calls, or something is being built.
+        has in memory of the code layers' files. `snapshot`: all snapshots, which go with each other stage.
+        The instances of all functions are ended first. Nothing is made ahead of time again until the next
+        start; a snapshot as soon as calls show anew that it is worth it. Raises Problem `not-found` for
+        another stage, `conflict` while an instance still answers calls, or something is being built.
         """
         ...
 

@@ -79,7 +79,7 @@ async def running(data: DataFolder, users: Users) -> AsyncIterator[None]:
             {
                 Invocations: invocations,
                 Control: ControlDoor(
-                    registry, fleet, logs, layers, engine, pool, interpreters, invocations, metrics
+                    registry, fleet, logs, layers, engine, pool, snapshots, interpreters, invocations, metrics
                 ),
                 Vault: VaultDoor(registry, snapshots, invocations),
                 Builds: BuildsDoor(

@@ -45,6 +45,7 @@ from runtimes.declaration import Interpreter, load_all
 _BREATH = 1.0  # seconds that a process which broke off a call has to end by itself
 _LAST_WORDS = 0.5  # seconds to read what it printed
 _MAX_TAIL = 10_000
+_CACHES = (*Stages.__struct_fields__, "snapshot")
 
 
 class InvocationsDoor:
@@ -136,6 +137,7 @@ class ControlDoor:
         layers: LayerStore,
         engine: Engine,
         pool: Pool,
+        snapshots: Snapshots,
         interpreters: tuple[Interpreter, ...],
         invocations: InvocationsDoor,
         metrics: Metrics,
@@ -146,6 +148,7 @@ class ControlDoor:
         self._layers = layers
         self._engine = engine
         self._pool = pool
+        self._snapshots = snapshots
         self._interpreters = interpreters
         self._invocations = invocations
         self._metrics = metrics
@@ -173,6 +176,8 @@ class ControlDoor:
             config=revision.config,
             instances=len(self._fleet.of(name)),
             calls=self._metrics.calls_of(name),
+            snapshot=revision.id in self._snapshots,
+            snapshot_refusal=self._snapshots.unfit(revision.id),
         )
 
     async def delete_function(self, function: str) -> bool:
@@ -236,16 +241,16 @@ class ControlDoor:
 
     async def empty(self, stage: str) -> None:
         """Empty a cache (see contract)."""
-        if stage not in Stages.__struct_fields__:
-            stages = ", ".join(Stages.__struct_fields__)
-            raise Problem("not-found", f"There is no cache {stage[:80]!r}; there are {stages}.")
+        if stage not in _CACHES:
+            raise Problem("not-found", f"There is no cache {stage[:80]!r}; there are {', '.join(_CACHES)}.")
         if not await self._fleet.all_to_zero():
             raise Problem("conflict", "Instances are answering calls. Try again when they are done.")
+        await self._snapshots.drop_all()  # they hold what all of the stages make
         if stage == "code":
             await asyncio.to_thread(self._layers.forget_pages, "code")
-            return
-        await self._pool.empty()
-        await self._engine.empty(stage)
+        elif stage != "snapshot":
+            await self._pool.empty()
+            await self._engine.empty(stage)
 
     async def imports(self, function: str) -> list[Imported]:
         """Tell what a function's import is made of."""

@@ -136,6 +136,12 @@ class Snapshots:
             if now - snapshot.used > _KEEP or number >= _MOST or memory > _MEMORY:
                 self._run(self._drop(snapshot, "it is used too little"), "drop")
 
+    async def drop_all(self) -> None:
+        """Drop all, also one that is being made; a function that is called on gets another one."""
+        async with self._making:
+            for snapshot in list(self._snapshots.values()):
+                await self._drop(snapshot, "the cache was emptied")
+
     async def _drop(self, snapshot: _Snapshot, reason: str) -> None:
         if self._snapshots.pop(snapshot.revision.id, None) is None:
             return

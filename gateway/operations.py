@@ -229,7 +229,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "DELETE",
         "/caches/{stage}",
         "empty_cache",
-        "Empty the cache of one stage of a cold start (container, runtime, code); it ends all instances.",
+        "Empty the cache of one stage of a cold start (container, runtime, code, snapshot); it ends all.",
         status=204,
         problems=("not-found", "conflict"),
     ),

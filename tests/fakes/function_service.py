@@ -261,7 +261,7 @@ class FakeFunctionService:
         return "# TYPE fake_metric gauge\nfake_metric 1\n"
 
     async def empty(self, stage: str) -> None:
-        if stage not in ("container", "runtime", "code"):
+        if stage not in ("container", "runtime", "code", "snapshot"):
             raise Problem("not-found", f"There is no cache {stage!r}.")
         self.emptied.append(stage)
 
