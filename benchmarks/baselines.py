@@ -56,12 +56,17 @@ Wrap = Callable[[Program, dict[str, str]], list[str]]
 """Returns the command that starts a program, with an environment, in some isolation."""
 
 
+def bare(wanted: Program) -> Case:
+    """Return the case of the bare process."""
+    return Case(wanted.title, partial(_run, wanted, _bare))
+
+
 def cases(wanted: Program, folder: Path, notes: list[str]) -> list[Case]:
     """Return a case for each baseline that works here; `notes` get a line for each that does not.
 
     The first one is the bare process. `folder` is for what they need.
     """
-    found = [Case(wanted.title, partial(_run, wanted, _bare))]
+    found = [bare(wanted)]
     for name, wrap in _wraps(folder):
         case = f"{name}: {wanted.title}"
         if shutil.which(name) is None:

@@ -14,13 +14,15 @@ class Change:
     after: str
     factor: float
     beyond_noise: bool
+    is_baseline: bool  # then the machine has changed, or how busy it is
 
     @property
     def verdict(self) -> str:
         """Say it in words."""
         if not self.beyond_noise:
             return "the same within noise"
-        return f"{self.factor:.2f} times worse" if self.factor > 1 else f"{1 / self.factor:.2f} times better"
+        words = f"{self.factor:.2f} times worse" if self.factor > 1 else f"{1 / self.factor:.2f} times better"
+        return f"the machine: {words}" if self.is_baseline else words
 
 
 def changes(former: Report, latter: Report) -> list[Change]:
@@ -30,10 +32,15 @@ def changes(former: Report, latter: Report) -> list[Change]:
     It has changed where the confidence intervals do not overlap.
     """
     known = {each.name: each for each in former.figures}
-    return [_change(known[each.name], each) for each in latter.figures if each.name in known]
+    baselines = {each.baseline for each in latter.figures}
+    return [
+        _change(known[each.name], each, is_baseline=each.name in baselines)
+        for each in latter.figures
+        if each.name in known
+    ]
 
 
-def _change(before: Figure, after: Figure) -> Change:
+def _change(before: Figure, after: Figure, *, is_baseline: bool) -> Change:
     if before.ratio is not None and after.ratio is not None and before.baseline == after.baseline:
         old, new = before.ratio, after.ratio
         shown = [f"{each.value:.3g} of {before.baseline}" for each in (old, new)]
@@ -43,7 +50,7 @@ def _change(before: Figure, after: Figure) -> Change:
     factor = new.value / old.value if old.value else float("inf")
     if after.better == "higher":
         factor = 1 / factor if factor else float("inf")
-    return Change(after.name, shown[0], shown[1], factor, not old.overlaps(new))
+    return Change(after.name, shown[0], shown[1], factor, not old.overlaps(new), is_baseline)
 
 
 def missing(former: Report, latter: Report) -> list[str]:

@@ -1,6 +1,7 @@
 """What a benchmark found: figures beside their baselines, and what to draw of them. Written as JSON."""
 
 import random
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -37,7 +38,7 @@ class Series(Struct, frozen=True):
     """Points of one colour; `x` are numbers, or names in a plot of bars."""
 
     name: str
-    x: list[float] | list[str]
+    x: Sequence[float | str]
     y: list[float]
 
 
@@ -92,6 +93,48 @@ def figure(
         ratio=stats.ratio(values, baseline[1], chance) if baseline else None,
         parts=dict(parts or {}),
         values=_thinned(values),
+    )
+
+
+def of_slices(
+    name: str,
+    unit: str,
+    slices: Sequence[Sequence[float]],
+    *,
+    chance: random.Random,
+    baseline: tuple[str, Sequence[Sequence[float]]] | None = None,
+) -> Figure:
+    """Make a figure out of slices of many values each, such as the calls of one second.
+
+    What differs is one slice from another, not one call from the next, so the intervals are those of the
+    medians of the slices; p95 and p99 are of all values.
+    """
+    middles = [statistics.median(values) for values in slices]
+    beside = (baseline[0], [statistics.median(values) for values in baseline[1]]) if baseline else None
+    whole = [value for values in slices for value in values]
+    return msgspec.structs.replace(
+        figure(name, unit, middles, chance=chance, baseline=beside),
+        p95=stats.percentile(whole, 0.95),
+        p99=stats.percentile(whole, 0.99),
+    )
+
+
+def added(
+    name: str,
+    unit: str,
+    slices: Sequence[Sequence[float]],
+    baseline: Sequence[Sequence[float]],
+    *,
+    chance: random.Random,
+) -> Figure:
+    """Make a figure of what was added to a baseline, slice by slice: to its median, its p95 and its p99."""
+    over = [[value for values in each for value in values] for each in (slices, baseline)]
+    pairs = zip(slices, baseline, strict=True)
+    more = [statistics.median(values) - statistics.median(others) for values, others in pairs]
+    return msgspec.structs.replace(
+        figure(name, unit, more, chance=chance),
+        p95=stats.percentile(over[0], 0.95) - stats.percentile(over[1], 0.95),
+        p99=stats.percentile(over[0], 0.99) - stats.percentile(over[1], 0.99),
     )
 
 

@@ -9,7 +9,6 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import sub, truediv
 
 CONFIDENCE = 0.95
 _DRAWS = 2000
@@ -49,14 +48,8 @@ def ratio(values: Sequence[float], baseline: Sequence[float], chance: random.Ran
     return _estimate(value, list(draws))
 
 
-def difference(values: Sequence[float], baseline: Sequence[float], chance: random.Random) -> Estimate:
-    """Return the difference of two medians with its interval."""
-    value = statistics.median(values) - statistics.median(baseline)
-    return _estimate(value, list(map(sub, _medians(values, chance), _medians(baseline, chance))))
-
-
 def _divided(value: float, by: float) -> float:
-    return truediv(value, by) if by else float("inf")
+    return value / by if by else float("inf")
 
 
 def _estimate(value: float, draws: Sequence[float]) -> Estimate:
