@@ -19,7 +19,9 @@ _HOLD = 0.25  # seconds a call stays at least, and more for more instances, so t
 _HOLD_EACH = 0.02
 _SETTLE = 0.5  # seconds between bursts, in which what was ended is buried and the pool is refilled
 _AT_ONCE = 8
-_FUNCTIONS = 32
+_FUNCTIONS, _FEW = 300, 40  # so many that each has long ended when its turn comes again
+_IN_ONE_APP = 100
+_ENDED = 1.5  # seconds after which an instance with a keep-alive of 0 is gone
 _BARE = "bare clone-and-mount loop"
 
 
@@ -42,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     with platform.running() as target, load.client() as client:
         for size in arguments.instances or ((5,) if arguments.quick else _SIZES):
             _burst(run, target, client, python, size, count)
-        _on_end(run, target, client, python, arguments.seconds or (0.5 if arguments.quick else 3.0), count)
+        seconds = arguments.seconds or (0.3 if arguments.quick else 3.0)
+        _on_end(run, target, client, python, seconds, count, _FEW if arguments.quick else _FUNCTIONS)
     return run.finish()
 
 
@@ -101,20 +104,34 @@ def _check(answers: list[Answer], size: int) -> None:
         )
 
 
-def _on_end(
-    run: options.Run, target: Platform, client: Client, python: str, seconds: float, count: int
-) -> None:
-    """Wake function after function, each of which ends its instance at once."""
-    names = [f"fleeting-{number}" for number in range(_FUNCTIONS)]
+def _push(target: Platform, app: str, names: list[str]) -> None:
+    """Deploy an app of many functions, each a hello."""
     files: dict[str, str] = {}
+    text = ""
     for name in names:
-        files |= {f"{name}/{path}": text for path, text in HELLO["python"].items()}
-    own = "".join(f'[functions.{name}]\naccess = "public"\ncpu = 1.0\nkeep_alive = "0s"\n' for name in names)
-    target.push("fleeting", {**files, "pilotlight.toml": own})
+        files |= {f"{name}/{path}": content for path, content in HELLO["python"].items()}
+        text += f'[functions.{name}]\naccess = "public"\ncpu = 1.0\nkeep_alive = "0s"\n'
+    target.push(app, {**files, "pilotlight.toml": text})
+
+
+def _on_end(
+    run: options.Run,
+    target: Platform,
+    client: Client,
+    python: str,
+    seconds: float,
+    count: int,
+    functions: int,
+) -> None:
+    """Wake function after function, each of which ends its instance as soon as it is idle."""
+    names = [f"fleeting-{number}" for number in range(functions)]
+    for first in range(0, functions, _IN_ONE_APP):
+        _push(target, f"fleeting-from-{first}", names[first : first + _IN_ONE_APP])
     paths = [f"/function/{name}" for name in names]
     ours, bare, share = [], [], []
     progress = Progress("cold starts on end", count + 1)
     for number in range(count + 1):
+        time.sleep(_ENDED)
         cold = client.wake(target.address, paths, _AT_ONCE, seconds)
         alone = _bare(python, str(seconds))
         progress.step(f"{sum(cold) / seconds:.0f} a second")

@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     status = found.get(client.path("functions", arguments.name))
     if status["snapshot"]:
         run.notes.append(
-            "The platform has taken a snapshot after its imports, so these are no part of the starts "
-            "above. They are while there is none: at the first starts of a revision, and after a long idle time."
+            "The platform has taken a snapshot after its imports, so these are no part of the starts above. "
+            "They are while there is none: at the first starts of a revision, and after a long idle time."
         )
     elif status["snapshot_refusal"]:
         run.notes.append(f"It can't have a snapshot: {status['snapshot_refusal']}")
