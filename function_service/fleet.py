@@ -4,6 +4,7 @@ A cold start is `acquire` → `start` → coldstart.py. What to do when nobody a
 """
 
 import asyncio
+import itertools
 import logging
 import time
 from collections import Counter
@@ -15,9 +16,9 @@ from function_service import coldstart, scaler
 from function_service.contract import Ended, Lease, Recall, Revision, RouteTable
 from function_service.engines.base import Engine
 from function_service.instance import Instance, State
+from function_service.keeper import Keeper
 from function_service.layers.store import LayerStore
 from function_service.logs import LogBook
-from function_service.policy import History, choose
 from function_service.pool import Pool
 from function_service.registry import Registry
 from function_service.snapshots import Snapshots
@@ -26,7 +27,9 @@ from pilotlight.rpc import Peer
 
 _log = logging.getLogger(__name__)
 ENDED_BY_ITSELF = "it ended by itself"
+_SHORTEST_LEASE, _LONGEST_LEASE = 1.0, 10.0  # seconds without a call; then the policy has its say here
 _TICK = 1.0  # seconds between two looks of the scaler
+_DEMOTE_EVERY = 15  # ticks
 _DRAIN_MARGIN = 5.0  # seconds beyond a function's time-out after which a recalled instance is ended
 _REMEMBERED = 200  # instances that have ended
 _IDLE_WITHIN = 2.0  # seconds that `to_zero` waits for gateways to give instances back
@@ -47,6 +50,7 @@ class Fleet:
         registry: Registry,
         layers: LayerStore,
         logs: LogBook,
+        keeper: Keeper,
     ) -> None:
         self._engine = engine
         self._pool = pool
@@ -54,11 +58,11 @@ class Fleet:
         self._registry = registry
         self._layers = layers
         self._logs = logs
+        self._keeper = keeper
         self._instances: dict[str, Instance] = {}
         self._ended: dict[str, Instance] = {}  # the latest ones, so that a gateway can ask for the cause
         self._starting: Counter[str] = Counter()  # revision → how many of its instances are being started
         self._retry_at: dict[str, float] = {}  # revision → when to try again, on the loop's clock
-        self._histories: dict[str, History] = {}
         self._listeners: dict[Peer, Callable[[Event], None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._scaler: asyncio.Task[None] | None = None
@@ -120,14 +124,9 @@ class Fleet:
         for tell in self._listeners.values():
             tell(table)
 
-    def keep_alive(self, revision: Revision) -> float:
-        """Return for how many seconds an instance stays that has nothing to do."""
-        history = self._histories.get(revision.config.name, History())
-        return choose(revision.config.keep_alive).keep(history)
-
     def record(self, function: str, instance: str, started: float, duration: float) -> None:
         """Take a call into account that has ended."""
-        self._histories.setdefault(function, History()).record(started)
+        self._keeper.record(function, started, started + duration)
         if (found := self._instances.get(instance)) is not None:
             found.last_used = max(found.last_used, started + duration)
 
@@ -184,7 +183,7 @@ class Fleet:
             concurrency=instance.revision.config.concurrency,
             cold=cold,
             stages=instance.stages,
-            idle=self.keep_alive(instance.revision),
+            idle=min(_LONGEST_LEASE, max(_SHORTEST_LEASE, self._keeper.hold(instance.revision, time.time()))),
         )
 
     async def release(self, lease: str) -> None:
@@ -324,18 +323,24 @@ class Fleet:
         live = {r.config.name: r for r in self._registry.all_live()}
         stale = [i for i in self.all() if i.function not in live or live[i.function].id != i.revision.id]
         self.drain(stale, "another revision is live")
-        self._histories = {name: history for name, history in self._histories.items() if name in live}
+        self._keeper.live(list(live.values()), time.time())
         self._retry_at.clear()
-        self._pool.want({r.config.runtime for r in live.values()})
+        self._demote()
         self._snapshots.keep({r.id for r in live.values()})
         self._scale()
 
+    def _demote(self) -> None:
+        """Keep blank sandboxes of those runtimes whose functions are still worth one.
+
+        An instance that has run a function's code never becomes blank again: it ends, and what is held of the
+        function from then on is a sandbox of the pool, which all functions of that runtime share.
+        """
+        self._pool.want(self._keeper.runtimes(self._registry.all_live(), time.time()))
+
     def _scale(self) -> None:
-        goals = {
-            r.config.name: scaler.Goal(r.id, r.config.min_instances, self.keep_alive(r))
-            for r in self._registry.all_live()
-        }
-        actions = scaler.decide(goals, self.all(), time.time())
+        now, live = time.time(), self._registry.all_live()
+        running = {i.function for i in self._instances.values()}
+        actions = scaler.decide(self._keeper.goals(live, running, now), self.all(), now)
         for instance in actions.end:
             self.spawn(self.end(instance, "idle"), "end")
         for function, count in actions.start.items():
@@ -355,7 +360,9 @@ class Fleet:
             )
 
     async def _scale_for_ever(self) -> None:
-        while True:
+        for tick in itertools.count():
             self._scale()
+            if tick % _DEMOTE_EVERY == 0:
+                self._demote()
             self._snapshots.tidy(time.time())
             await asyncio.sleep(_TICK)

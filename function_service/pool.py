@@ -57,8 +57,10 @@ class Pool:
 
     def want(self, names: set[str]) -> None:
         """Keep sandboxes ready for these interpreters, and for no others."""
-        self._wanted = (names & self._interpreters) | (self._wanted - self._interpreters)
-        self._changed.set()
+        wanted = (names & self._interpreters) | (self._wanted - self._interpreters)
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._changed.set()
 
     def add(self, name: str, make: Maker, size: int) -> None:
         """Keep sandboxes ready that `make` makes."""

@@ -5,11 +5,13 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 import runtimes.declaration
+from function_service import policies
 from function_service.contract import Builds, Control, Invocations, Vault
 from function_service.engines.embedded import namespaces
 from function_service.engines.embedded.engine import EmbeddedEngine
 from function_service.engines.embedded.namespaces import Users
 from function_service.fleet import Fleet
+from function_service.keeper import Keeper
 from function_service.layers.store import LayerStore
 from function_service.logs import LogBook
 from function_service.metrics import Metrics
@@ -32,7 +34,7 @@ _FORKED, _BOOTED, _BARE = 4, 1, 2  # blank sandboxes that wait, by kind of runti
 
 
 async def serve(
-    settings: Settings,  # noqa: ARG001  all services are started alike
+    settings: Settings,
     data: DataFolder,
     *,
     stopping: asyncio.Event,
@@ -40,13 +42,13 @@ async def serve(
 ) -> None:
     """Serve until `stopping` is set. Called while this process has one thread (see namespaces.enter)."""
     users = namespaces.enter()
-    async with running(data, users):
+    async with running(settings, data, users):
         ready()
         await stopping.wait()
 
 
 @contextlib.asynccontextmanager
-async def running(data: DataFolder, users: Users) -> AsyncIterator[None]:
+async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIterator[None]:
     """Run the service: started in the order of dependency, stopped in the reverse one."""
     known = runtimes.declaration.load_all()
     interpreters = tuple(i for runtime in known.values() for i in runtime.find())
@@ -70,7 +72,8 @@ async def running(data: DataFolder, users: Users) -> AsyncIterator[None]:
         await pool.start()
         snapshots = Snapshots(engine, pool, interpreters)
         stack.push_async_callback(snapshots.close)
-        fleet = Fleet(engine, pool, snapshots, registry, layers, logs)
+        keeper = Keeper(policies.choose(settings.keep_alive, settings.keep_alive_memory / (1 << 20)))
+        fleet = Fleet(engine, pool, snapshots, registry, layers, logs, keeper)
         stack.push_async_callback(fleet.close)
         metrics = Metrics()
         invocations = InvocationsDoor(registry, fleet, metrics)

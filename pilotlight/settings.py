@@ -93,6 +93,16 @@ class Settings:
     engine: str = _setting("auto", _one_of("auto", "embedded"), "how sandboxes are made")
     store: str = _setting("sqlite", _one_of("sqlite"), "where the registry and the documents are kept")
     max_body: int = _setting(100 << 20, parse_size, "the largest request body, such as 100MB")
+    keep_alive: str = _setting(
+        "ember",
+        _one_of("ember", "fixed", "histogram", "greedy-dual"),
+        "the policy for idle functions whose keep_alive is auto: ember, fixed, histogram or greedy-dual",
+    )
+    keep_alive_memory: int = _setting(
+        1 << 30,
+        parse_size,
+        "what idle functions may take with greedy-dual, by their memory limits, such as 1GB",
+    )
     queue: int = _setting(1000, _count, "how many calls may wait for one function")
 
     @classmethod

@@ -1,7 +1,7 @@
 """Keep-alive policies: how long, and which layer of, an idle function is held, and when it is pre-warmed.
 
-Pure: no clock and no I/O. `base.py` is the seam; each of the others is one policy. `docs/KEEP_ALIVE.md` compares
-them, with `pilotlight bench keep-alive`, which replays traces through these very objects.
+Pure: no clock and no I/O. `base.py` is the seam; each of the others is one policy. `docs/KEEP_ALIVE.md`
+compares them, with `pilotlight bench keep-alive`, which replays traces through these very objects.
 """
 
 from function_service.policies.base import Decision, History, Layer, Policy, Step

@@ -1,9 +1,10 @@
 """The seam of the keep-alive policies: what a policy is told, and what it decides.
 
 A decision is a timetable over a function's idle time: from each moment on, which layer of it is held. So
-"keep for ten minutes", "end now and come back in 55 minutes" and "demote after 20 seconds" are all said alike.
+"ten minutes", "end now and come back in 55 minutes" and "demote after 20 seconds" are all said alike.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -59,7 +60,14 @@ class Decision:
         for after, layer in self.steps:
             if layer is not Layer.CODE:
                 return after
-        return float("inf")
+        return math.inf
+
+    def next_start(self, idle: float) -> float:
+        """Return at which idle time after this one the code is loaded again; infinity where it is not."""
+        for after, layer in self.steps:
+            if after > idle and layer is Layer.CODE:
+                return after
+        return math.inf
 
     @classmethod
     def of(cls, steps: Iterable[Step]) -> "Decision":
@@ -97,6 +105,11 @@ class History(Protocol):
 
 class Policy(Protocol):
     """A keep-alive policy. It has no clock and does no I/O; it knows only what came before `now`."""
+
+    @property
+    def demotes(self) -> bool:
+        """Whether its decisions name lower layers than the code; else they say nothing about them."""
+        ...
 
     def track(self, function: str, size: float) -> History:
         """Begin a history of a function whose instance takes `size` MB."""

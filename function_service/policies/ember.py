@@ -4,27 +4,27 @@ What is held while a function is idle is decided for each moment of the idle tim
 moment a to b costs its memory for as long as the function is still idle then; it gains a warm start when the
 next call falls between a and b. It is held where
 
-    chance that the next call comes in [a, b) × worth of a warm start
-    ----------------------------------------------------------------- ≥ price
-         memory × time that is expected to pass idle in [a, b)
+    (chance that the next call comes in [a, b)) * (worth of a warm start)
+    ---------------------------------------------------------------------  >=  price
+             memory * (time that is expected to pass idle in [a, b))
 
-This is the optimal stopping rule of the ski-rental problem for a known distribution (Karlin, Manasse, McGeoch &
-Owicki, "Competitive randomized algorithms for non-uniform problems", 1990) taken moment by moment, because here
-one can rent again: the left side is the hazard rate of the idle time by MB. So one rule gives short keep-alives
-after bursts, long ones where calls are spread, early ends followed by pre-warming where calls are periodic, and
-nothing at all for what is never called again.
+For a known distribution this is the optimum: the ski-rental problem with known odds (Karlin, Manasse, McGeoch
+& Owicki, "Competitive randomized algorithms for non-uniform problems", SODA 1990), taken moment by moment
+because here one can rent again. The left side is the hazard rate of the idle time by MB. So one rule gives
+short keep-alives after bursts, long ones where calls are spread, early ends and pre-warming where calls are
+periodic, and nothing for what is never called again.
 
-- The distribution is a histogram of idle times on a logarithmic scale, each bin with the mean and deviation of
-  what fell into it (a timer fills a sliver of its bin, and only that sliver is held), old ones fading. What
-  a function has not shown yet is taken from what all functions showed at that age (a Dirichlet prior).
-- The price is common to all functions, the Lagrange multiplier of one budget: memory goes where it avoids most
-  cold starts. It is steered so that all functions together waste a share (`thrift`) of what keeping each for ten
-  minutes would have wasted, which is known from the same idle times.
-- Layers demote by the same rule: a lower layer takes less memory and saves a part of a cold start, so it is held
-  down to a lower hazard. The idea of tiers is SOCK's (Oakes et al., USENIX ATC 2018).
+- The distribution is a histogram of idle times on a logarithmic scale, smoothed the more the less is known,
+  with old idle times fading. A bin whose idle times lie close together, such as a timer's, is held only for
+  that sliver of it. What a function has not shown yet is taken from what all functions showed at its age.
+- The price is common to all functions: the Lagrange multiplier of one budget, so memory goes where it avoids
+  most cold starts. It is steered so that all functions together waste a share (`thrift`) of what keeping each
+  for ten minutes would have wasted, which is known from the same idle times.
+- Layers demote by the same rule: a lower one takes less memory and saves a part of a cold start, so it is
+  held down to a lower hazard. Tiers of what is kept are SOCK's idea (Oakes et al., USENIX ATC 2018).
 
-The histogram with percentiles and pre-warming is due to Shahrad et al. (USENIX ATC 2020), memory by value and
-size to Fuerst & Sharma (ASPLOS 2021).
+The histogram with pre-warming is due to Shahrad et al. (USENIX ATC 2020), memory by value and size to
+Fuerst & Sharma (ASPLOS 2021).
 """
 
 import math
@@ -45,7 +45,7 @@ _SLACK = 1.0  # seconds that a sliver is wider on both sides than its spread
 
 @dataclass(frozen=True)
 class Tier:
-    """A layer that can be held instead of the code: its memory in MB, and which part of a cold start it saves."""
+    """A layer held instead of the code: its memory in MB, and which part of a cold start it saves."""
 
     layer: Layer
     size: float
@@ -64,6 +64,11 @@ class Ember:
     prior: float = 3.0  # how many idle times the experience with other functions is worth
     half_life: float = 500.0  # idle times of a function after which one counts half
     tiers: tuple[Tier, ...] = _TIERS
+
+    @property
+    def demotes(self) -> bool:
+        """Whether lower layers are held, too."""
+        return bool(self.tiers)
 
     def __post_init__(self) -> None:
         self.price = 1.0 / _BASELINE  # worth of an average function by second
@@ -188,7 +193,7 @@ class EmberHistory:
         self._increment = 1.0
 
     def decide(self, now: float) -> Decision:  # noqa: ARG002
-        """Return what to hold, at the present price. It is worked out anew when that or the history changed."""
+        """Return what to hold, at the present price; worked out anew when that or the history changed."""
         price = self._policy.price
         if self._decision is None or self._known >= self._fresh_until or not 0.9 < price / self._price < 1.1:
             self._decision = self._timetable(price)
@@ -219,7 +224,7 @@ class EmberHistory:
         return Decision.of(steps)
 
     def _pieces(self) -> list[tuple[float, float, float]]:
-        """Return (begin, end, weight) of the pieces of the idle time, slivers apart from the rest of their bin.
+        """Return (begin, end, weight) of the pieces of the idle time, slivers apart from the rest.
 
         Weights are in present idle times, and add up to those known and the prior.
         """

@@ -11,6 +11,11 @@ class Fixed:
 
     seconds: float = 600.0
 
+    @property
+    def demotes(self) -> bool:
+        """The source knows no layers."""
+        return False
+
     def track(self, function: str, size: float) -> "Fixed":  # noqa: ARG002
         """Return the history, which remembers nothing."""
         return self

@@ -1,12 +1,12 @@
 """Keep-alive as caching: hold everything until memory is short, then drop what is worth least.
 
-Source: Fuerst & Sharma, "FaasCache: Keeping Serverless Computing Alive with Greedy-Dual Caching", ASPLOS 2021,
-after Cherkasova's Greedy-Dual-Size-Frequency. The priority of a function is
+Source: Fuerst & Sharma, "FaasCache: Keeping Serverless Computing Alive with Greedy-Dual Caching", ASPLOS
+2021, after Cherkasova's Greedy-Dual-Size-Frequency. The priority of a function is
 
-    clock + frequency × cost / size
+    clock + frequency * cost / size
 
-with the calls since it was last dropped, the cost of its cold start, and the memory of its instance. The clock
-is the priority of what was dropped last, so that what is not called grows old.
+with the calls since it was last dropped, the cost of its cold start, and the memory of its instance. The
+clock is the priority of what was dropped last, so that what is not called grows old.
 """
 
 import heapq
@@ -19,6 +19,11 @@ _FOR_EVER = Decision((Step(0.0, Layer.CODE),))
 
 class GreedyDual:
     """The policy, with a budget of memory in MB for all functions together."""
+
+    @property
+    def demotes(self) -> bool:
+        """The source knows no layers."""
+        return False
 
     def __init__(self, budget: float) -> None:
         if not (budget > 0 and math.isfinite(budget)):

@@ -33,6 +33,11 @@ class HybridHistogram:
     forecast_margin: float = 0.15
     forecast_window: int = 8  # idle times
 
+    @property
+    def demotes(self) -> bool:
+        """The source knows no layers."""
+        return False
+
     def track(self, function: str, size: float) -> "HistogramHistory":  # noqa: ARG002
         """Begin a history."""
         return HistogramHistory(self)
