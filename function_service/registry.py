@@ -51,7 +51,8 @@ def _change(
         task.add_done_callback(registry.changes.discard)
         return await asyncio.shield(task)
 
-    return functools.wraps(method)(change)
+    functools.update_wrapper(change, method)
+    return change
 
 
 class AppRecord(Struct, frozen=True, kw_only=True):
