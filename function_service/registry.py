@@ -41,7 +41,7 @@ def _change(
     Two at once could both see that a name is free; half of one would leave memory and store apart.
     """
 
-    async def change(registry: "Registry", *args: P.args, **kwargs: P.kwargs) -> T:
+    async def change(registry: "Registry", /, *args: P.args, **kwargs: P.kwargs) -> T:
         async def whole() -> T:
             async with registry.turn:
                 return await method(registry, *args, **kwargs)

@@ -32,13 +32,13 @@ from function_service.contract import (
 from function_service.engines.base import Engine
 from function_service.fleet import ENDED_BY_ITSELF, Event, Fleet
 from function_service.instance import State, explain
-from function_service.layers.store import LayerStore, remove_tree
+from function_service.layers.store import LayerStore
 from function_service.logs import LogBook
 from function_service.metrics import Metrics
 from function_service.pool import Pool
 from function_service.registry import Registry
 from function_service.snapshots import Snapshots
-from pilotlight import rpc
+from pilotlight import rpc, trees
 from pilotlight.problems import Problem
 from runtimes.declaration import Interpreter, load_all
 
@@ -185,6 +185,7 @@ class ControlDoor:
         app_gone = await self._registry.delete(function)
         self._invocations.publish()
         await self._fleet.to_zero(function)
+        await self._fleet.last_words(function)
         self._metrics.forget(function)
         await collect_garbage(self._registry, self._layers, self._logs)
         return app_gone
@@ -406,4 +407,4 @@ async def collect_garbage(
         if old and layer.digest not in registry.layers_in_use():
             # Withdrawn before anybody else has a turn, so that no revision is prepared with it meanwhile
             withdrawn = layers.withdraw(layer.digest)
-            await asyncio.to_thread(remove_tree, withdrawn)
+            await asyncio.to_thread(trees.remove, withdrawn)

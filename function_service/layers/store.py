@@ -7,7 +7,6 @@ its name in one step. What has its name is whole.
 import contextlib
 import json
 import os
-import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from function_service.contract import Layer
 from function_service.engines.embedded.syscalls import sync_filesystem
+from pilotlight import trees
 from pilotlight.ids import is_name, new_id
 from pilotlight.problems import Problem
 
@@ -31,7 +31,7 @@ class LayerStore:
     def start(self) -> None:
         """Remove what was being made when a former process ended."""
         for leftover in self._folder.glob(f"*{_WORK}"):
-            remove_tree(leftover)
+            trees.remove(leftover)
         for note in self._folder.glob(f"*{_NOTE}"):
             if not note.with_suffix("").is_dir():
                 note.unlink()
@@ -55,7 +55,7 @@ class LayerStore:
             yield folder
         finally:
             if folder.exists():
-                remove_tree(folder)
+                trees.remove(folder)
 
     def seal(self, digest: str, folder: Path, kind: str, description: str) -> None:
         """Make folder the layer of that digest; does nothing more than remove it if the layer exists.
@@ -82,12 +82,12 @@ class LayerStore:
                 raise Problem("unavailable", detail) from error
         finally:
             if os.path.lexists(work):
-                remove_tree(work)
+                trees.remove(work)
             if not target.is_dir():
                 target.with_name(digest + _NOTE).unlink(missing_ok=True)
 
     def withdraw(self, digest: str) -> Path:
-        """Take a layer out of the store in one step; return its folder, for `remove_tree`.
+        """Take a layer out of the store in one step; return its folder, for `trees.remove`.
 
         Running instances keep theirs, since they have it mounted.
         """
@@ -99,7 +99,7 @@ class LayerStore:
     def remove(self, digest: str) -> None:
         """Remove a layer, if it is there."""
         if self.has(digest):
-            remove_tree(self.withdraw(digest))
+            trees.remove(self.withdraw(digest))
 
     def forget_pages(self, kind: str) -> None:
         """Have the kernel drop what it holds in memory of the files of all layers of a kind."""
@@ -129,9 +129,9 @@ def _make_read_only(top: Path) -> int:
     if not stat.S_ISDIR(_take_over(top.name, None, top.parent, maker).st_mode):
         raise Problem("build-failed", "What was built is not a folder.")
     total = 0
-    for path, folders, files, folder in os.fwalk(top, onerror=_raise, follow_symlinks=False):
-        for name in (*folders, *files):
-            status = _take_over(name, folder, Path(path).relative_to(top), maker)
+    for folder, path, names in trees.walk(top):
+        for name in names:
+            status = _take_over(name, folder, Path(*path), maker)
             total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total
 
@@ -166,21 +166,3 @@ def _forget(file: Path) -> None:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a tree, also one in which a function's build took permissions away."""
-    if folder.is_symlink() or not folder.is_dir():
-        folder.unlink()
-        return
-    folder.chmod(0o700)
-    for parent, folders, _ in os.walk(folder):
-        for name in folders:
-            path = Path(parent) / name
-            if not path.is_symlink():
-                path.chmod(0o700)
-    shutil.rmtree(folder)

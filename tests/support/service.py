@@ -5,7 +5,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 from function_service.client import FunctionServiceClient
 from function_service.contract import FunctionConfig, Lease, Revision
+from pilotlight import trees
 from pilotlight.datafolder import DataFolder
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +83,7 @@ class Service:
         """Give a folder to the user as whom the builder runs."""
         owner = self.data.builds.stat().st_uid
         for path in (folder, *folder.rglob("*")):
-            os.chown(path, owner, owner)
+            os.chown(path, owner, owner, follow_symlinks=False)
 
     async def acquire(self, name: str, wait: float = 20.0) -> Lease:
         """Get an instance."""
@@ -160,7 +160,7 @@ async def running(user: int, folder: Path | None = None) -> AsyncIterator[Servic
         async with asyncio.timeout(20):
             await process.wait()
         if folder is None:
-            shutil.rmtree(root)
+            trees.remove(root)
 
 
 def modes() -> list[Any]:

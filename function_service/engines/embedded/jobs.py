@@ -10,6 +10,7 @@ from pathlib import Path
 from function_service.contract import Exit, Job, Output
 from function_service.engines.base import Sandbox
 from function_service.lines import LineReader
+from pilotlight import trees
 
 _LOOK = 0.5  # seconds between two looks at how much was written
 _LEAST = 1 << 10  # bytes that an entry without content counts for: its inode takes room too
@@ -37,10 +38,10 @@ def give(folders: list[Path], uid: int, *, of: Container[int]) -> None:
     link is followed, whoever sets it meanwhile.
     """
     for top in folders:
-        for _, folders_in, files, folder in os.fwalk(top, follow_symlinks=False):
+        for folder, _, names in trees.walk(top):
             if os.fstat(folder).st_uid in of:
                 os.fchown(folder, uid, uid)
-            for name in (*folders_in, *files):
+            for name in names:
                 with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                     held = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
                     try:
@@ -51,23 +52,29 @@ def give(folders: list[Path], uid: int, *, of: Container[int]) -> None:
 
 
 def size(folders: list[Path], limit: int) -> int:
-    """Return how many bytes folders take on the disk; stops to count beyond the limit."""
+    """Return how many bytes folders take on the disk, while they change; stops to count beyond the limit.
+
+    Raises OSError ENAMETOOLONG for folders that are too deep.
+    """
     total = 0
-    for top in folders:
-        for _, folders_in, files, folder in os.fwalk(top, follow_symlinks=False):
-            for name in (*folders_in, *files):
-                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                    blocks = os.stat(name, dir_fd=folder, follow_symlinks=False).st_blocks
-                    total += max(blocks * 512, _LEAST)
-            if total > limit:
-                return total
+    pending = [str(folder) for folder in folders]
+    while pending and total <= limit:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # removed meanwhile
+            for entry in os.scandir(pending.pop()):
+                status = entry.stat(follow_symlinks=False)
+                total += max(status.st_blocks * 512, _LEAST)
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
     return total
 
 
 def _too_much(job: Job, writable: list[Path]) -> str:
     """Return why the job must not write on, or nothing."""
-    if size(writable, job.output_limit) > job.output_limit:
-        return f"it wrote more than {job.output_limit >> 20} MB"
+    try:
+        if size(writable, job.output_limit) > job.output_limit:
+            return f"it wrote more than {job.output_limit >> 20} MB"
+    except OSError as error:
+        return f"what it wrote can't be measured: {error.strerror}"
     # Files that are open but have no name any more can't be counted, only missed
     if any(shutil.disk_usage(folder).free < _SPARE for folder in writable):
         return f"the disk of the data folder has less than {_SPARE >> 20} MB left"

@@ -1,0 +1,101 @@
+"""What attacks from within sandboxes have in common: probes that run what they are sent, and their tools."""
+
+import contextlib
+from pathlib import Path
+
+from tests.support import service as support
+from tests.support.service import Service
+
+HELLO = {"handler.py": "def handle(request):\n    return 'hello'\n"}
+
+NODE_PROBE = """
+import { createRequire } from "node:module";
+const require = createRequire(import.meta.url);
+export default async function (request) {
+  const AsyncFunction = (async () => {}).constructor;
+  const result = await new AsyncFunction("require", await request.text())(require);
+  return Response.json(result ?? null);
+}
+"""
+
+NATIVE_PROBE = """#!/usr/bin/python3 -I
+import http.server, json, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        scope = {}
+        exec(self.rfile.read(int(self.headers["Content-Length"])).decode(), scope)
+        body = json.dumps(scope["result"]).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_):
+        pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+TRY = """
+import errno, os
+def attempt(action, *arguments):
+    try:
+        answer = action(*arguments)
+    except OSError as error:
+        return errno.errorcode.get(error.errno, str(error))
+    return repr(answer)
+def look(path):
+    return os.listdir(path) if os.path.isdir(path) else open(path, "rb").read(1)
+def links(process="self"):
+    found = []
+    for name in os.listdir(f"/proc/{process}/fd"):
+        try:
+            found.append(os.readlink(f"/proc/{process}/fd/{name}"))
+        except OSError:
+            pass
+    return found
+"""
+"""For the start of an attack: `attempt` returns the name of the error, or the answer."""
+
+
+async def deploy_probes(service: Service) -> None:
+    """Make the probes live: `probe` is forked from a zygote, `native` and `node` are programs of their own."""
+    await service.deploy("probe", {"handler.py": support.PROBE})
+    await service.deploy("native", {"server": NATIVE_PROBE}, runtime="native", handler="server")
+    for name in await service.client.builds.runtimes():
+        if name.startswith("node"):
+            await service.deploy("node", {"handler.mjs": NODE_PROBE}, runtime=name, handler="handler.mjs")
+
+
+async def kept(service: Service, name: str) -> bool:
+    """Tell whether this machine lets a guarantee be kept; if not, it must be said why and what helps."""
+    guarantee = next(g for g in await service.client.control.guarantees() if g.name == name)
+    assert guarantee.kept or (guarantee.reason and guarantee.remedy)
+    return guarantee.kept
+
+
+def as_root(service: Service) -> bool:
+    """Tell whether the service runs as root."""
+    return service.data.root.stat().st_uid == 0
+
+
+def processes_with(text: bytes, file: str) -> list[str]:
+    """Return the processes of this machine in whose `cmdline` or `environ` a text stands."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if text in (process / file).read_bytes():
+                found.append(process.name)
+    return found
+
+
+def kinds(links: list[str]) -> set[str]:
+    """Return what descriptors lead to: files by their path, the others by their kind."""
+    return {link.split(":")[0] for link in links}
+
+
+def folder(service: Service, name: str) -> Path:
+    """Make a folder for a build."""
+    path = service.data.builds / name
+    path.mkdir()
+    service.give(path)
+    return path
