@@ -99,6 +99,7 @@ _X32 = 0x40000000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _SOCK_TYPE_MASK, _SOCK_STREAM, _SOCK_DGRAM = 0xF, 1, 2
+_TCP, _UDP = 6, 17
 
 _LOAD, _EQUAL, _GREATER, _SET, _AND, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x54, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
@@ -147,18 +148,25 @@ def program(machine: str, *, may_mount: bool = False) -> bytes:
         _op(_EQUAL, _TIOCLINUX, 0, 1),
         refuse,
         allow,
-        # sockets: Unix, TCP and UDP, and the netlink that getifaddrs reads; nothing raw
-        _op(_EQUAL, _SOCKET[column], 0, 14),
+        # sockets: Unix, TCP and UDP, and the netlink that getifaddrs reads; nothing raw, and no protocol
+        # for which the kernel would load a module
+        _op(_EQUAL, _SOCKET[column], 0, 20),
         _argument(0),
-        _op(_EQUAL, _AF_NETLINK, 8, 0),
-        _op(_EQUAL, _AF_UNIX, 3, 0),
+        _op(_EQUAL, _AF_NETLINK, 14, 0),
+        _op(_EQUAL, _AF_UNIX, 16, 0),
         _op(_EQUAL, _AF_INET, 2, 0),
         _op(_EQUAL, _AF_INET6, 1, 0),
         refuse,
         _argument(1),
         _op(_AND, _SOCK_TYPE_MASK),
-        _op(_EQUAL, _SOCK_STREAM, 4, 0),
-        _op(_EQUAL, _SOCK_DGRAM, 3, 1),
+        _op(_EQUAL, _SOCK_STREAM, 2, 0),
+        _op(_EQUAL, _SOCK_DGRAM, 1, 0),
+        refuse,
+        _argument(2),
+        _op(_EQUAL, _TCP, 6, 0),
+        _op(_EQUAL, _UDP, 5, 0),
+        _op(_EQUAL, 0, 4, 0),
+        _op(_RETURN, _ERRNO | errno.EPROTONOSUPPORT),
         _argument(2),
         _op(_EQUAL, 0, 1, 0),
         refuse,
