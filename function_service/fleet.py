@@ -316,6 +316,11 @@ class Fleet:
         await asyncio.gather(*(i.ending for i in self.all() if i.ending), return_exceptions=True)
         return not self._instances
 
+    async def last_words(self, function: str) -> None:
+        """Wait until what the dead instances of a function printed has been read."""
+        dead = (i for i in (*self.all(), *self._ended.values()) if i.function == function)
+        await asyncio.gather(*(i.last_words(_LAST_WORDS) for i in dead if i.state is State.ENDED))
+
     # Scaling
 
     def routes_changed(self) -> None:
