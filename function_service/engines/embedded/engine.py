@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +257,7 @@ class EmbeddedEngine:
             os.close(made.output)
             raise
         handle = self._handle(made)
-        handle.forker = Forker(f"The snapshot of {assignment.function}")
+        handle.forker = Forker(f"The snapshot of {assignment.function}", partial(kill, handle.pidfd))
         handle.forker.follow(handle.control)
         return made
 

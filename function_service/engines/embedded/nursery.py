@@ -5,6 +5,7 @@ Read zygote.py for the other side.
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -24,10 +25,11 @@ _BOOT_DEADLINE = 30.0  # seconds
 _FORK_DEADLINE = 10.0  # seconds
 _END_DEADLINE = 2.0  # seconds
 
+# What it must know comes over the channel: its sandboxes can read its command line
 _COMMAND = (
-    "import sys, json; sys.path.insert(0, sys.argv[1]); "
-    "from function_service.engines.embedded.zygote import main; "
-    "main(int(sys.argv[2]), json.loads(sys.argv[3]))"
+    "import sys, json, socket; channel = socket.socket(fileno=int(sys.argv[1])); "
+    "folder, plan = json.loads(channel.recv(1 << 18)); sys.path.insert(0, folder); "
+    "from function_service.engines.embedded.zygote import main; main(channel.detach(), plan)"
 )
 _OURS = Path(__file__).parents[3]
 
@@ -35,11 +37,13 @@ _OURS = Path(__file__).parents[3]
 class Forker:
     """The other side of forking.py: has a process fork, and follows what becomes of its children.
 
-    What a snapshot says is not believed beyond its own children: an id that nobody asked for is ignored.
+    What a snapshot says is not believed beyond its own children.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lost: Callable[[], None]) -> None:
+        """`lost` is called when the process has ended, or is to be given up because it talks nonsense."""
         self._name = name
+        self._lost = lost
         self._channel: Channel | None = None
         self._reader: asyncio.Task[None] | None = None
         self._forking: dict[str, asyncio.Future[int]] = {}  # the results are pidfds
@@ -67,23 +71,17 @@ class Forker:
         return bool(self._ended)
 
     async def _read(self, channel: Channel) -> None:
-        with contextlib.suppress(EOFError, KeyError, IndexError, ValueError):  # nonsense ends a snapshot too
+        # A snapshot that talks nonsense has ended, as far as we are concerned
+        with contextlib.suppress(EOFError, OSError, LookupError, ValueError, TypeError):
             while True:
                 message, descriptors = await channel.receive()
-                if "forked" in message:
-                    waiting = self._forking.pop(message["forked"], None)
-                    if waiting is None or waiting.done():
-                        kill(descriptors[0])  # nobody waits for it any more
-                        os.close(descriptors[0])
-                    else:
-                        waiting.set_result(descriptors[0])
-                elif "refused" in message:
-                    self._ended.pop(message["refused"], None)
-                    waiting = self._forking.pop(message["refused"], None)
-                    if waiting is not None and not waiting.done():
-                        waiting.set_exception(OSError(f"the kernel refuses to fork: {message['error']}"))
-                else:
-                    self._ended.pop(message["exited"], _ignore)(message["status"])
+                try:
+                    self._hear(message, descriptors)
+                finally:
+                    for descriptor in descriptors:
+                        os.close(descriptor)
+                # Who talks without end must not keep the loop from everybody else
+                await asyncio.sleep(0)
         _log.info("action=forker-ended name=%s", self._name)
         for waiting in self._forking.values():
             if not waiting.done():
@@ -95,6 +93,29 @@ class Forker:
         for ended in self._ended.values():
             ended(None)
         self._ended.clear()
+        self._lost()
+
+    def _hear(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        """Take in one message; a descriptor that is kept is taken out of the list.
+
+        Raises LookupError, TypeError for nonsense.
+        """
+        if "forked" in message:
+            waiting = self._forking.pop(message["forked"])
+            if waiting.done():
+                kill(descriptors[0])  # nobody waits for it any more
+            else:
+                waiting.set_result(descriptors.pop(0))
+        elif "refused" in message:
+            del self._ended[message["refused"]]
+            waiting = self._forking.pop(message["refused"])
+            if not waiting.done():
+                waiting.set_exception(OSError(f"the kernel refuses to fork: {message['error']}"))
+        else:
+            status = message["status"]
+            if not isinstance(status, int):
+                raise TypeError("a wait status is a number")
+            self._ended.pop(message["exited"])(status)
 
     async def fork(
         self, order: dict[str, Any], descriptors: list[int], ended: Callable[[int | None], None]
@@ -118,7 +139,7 @@ class Zygote(Forker):
     """One booted interpreter that forks sandboxes."""
 
     def __init__(self, interpreter: Interpreter) -> None:
-        super().__init__(f"The zygote of {interpreter.name}")
+        super().__init__(f"The zygote of {interpreter.name}", lambda: None)
         self.interpreter = interpreter
         self._process: asyncio.subprocess.Process | None = None
 
@@ -129,11 +150,10 @@ class Zygote(Forker):
         command = (self.interpreter.executable, "-I", "-S", "-c", _COMMAND)
         with theirs:
             descriptor = theirs.fileno()
+            mine.send(json.dumps([str(_OURS), plan]).encode())
             self._process = await asyncio.create_subprocess_exec(
                 *command,
-                str(_OURS),
                 str(descriptor),
-                json.dumps(plan),
                 pass_fds=(descriptor,),
                 stdin=asyncio.subprocess.DEVNULL,
                 env={"LC_ALL": "C.UTF-8"},
@@ -167,10 +187,6 @@ class Zygote(Forker):
         await self.unfollow()
 
 
-def _ignore(_: int | None) -> None:
-    pass
-
-
 def kill(pidfd: int) -> None:
     """Kill a sandbox's process 1, and so everything in its pid namespace."""
     with contextlib.suppress(OSError):  # it has ended, or a snapshot handed over something else
@@ -178,11 +194,14 @@ def kill(pidfd: int) -> None:
 
 
 def pid_of(pidfd: int) -> int:
-    """Return the process id behind a pidfd, as this process sees it; -1 where it has ended."""
+    """Return the process id behind a pidfd, as this process sees it.
+
+    Raises ProcessLookupError where it has ended, or the descriptor is none: a snapshot may send anything.
+    """
     for line in Path(f"/proc/self/fdinfo/{pidfd}").read_text().splitlines():
-        if line.startswith("Pid:"):
-            return int(line.split()[1])
-    return -1
+        if line.startswith("Pid:") and (pid := int(line.split()[1])) > 0:
+            return pid
+    raise ProcessLookupError(errno.ESRCH, "the process has ended")
 
 
 def listening_socket(path: Path) -> socket.socket:
