@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support import service as support
-from tests.support.attacks import TRY, deploy_probes, kept, kinds, processes_with
+from tests.support.attacks import TRY, deploy_probes, deploy_snapshot, kept, kinds, processes_with
 from tests.support.service import Service
 
 
@@ -24,16 +24,23 @@ from tests.support.service import Service
 async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     async with support.running(request.param) as running:
         await deploy_probes(running)
+        await deploy_snapshot(running, "restored")
         yield running
 
 
-@pytest.fixture(params=["probe", "native"])
+@pytest.fixture(params=["probe", "native", "restored"])
 def python(request: pytest.FixtureRequest) -> str:
-    """A function that runs Python: one that was forked from a zygote, one that is a program of its own."""
+    """A function that runs Python: forked from a zygote, a program of its own, forked from a snapshot."""
     return str(request.param)
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_there_is_a_function_that_is_forked_from_a_snapshot(service: Service) -> None:
+    functions = {f.name: f for f in await service.client.control.functions()}
+    assert functions["restored"].snapshot, functions["restored"].snapshot_refusal
+    assert not functions["probe"].snapshot
 
 
 # Files of the host

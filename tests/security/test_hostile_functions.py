@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from pilotlight.problems import Problem
 from tests.support import service as support
-from tests.support.attacks import HELLO, deploy_probes
+from tests.support.attacks import HELLO, deploy_probes, deploy_snapshot
 from tests.support.service import Service
 
 
@@ -81,6 +81,55 @@ os._exit(0)
         assert (await service.client.invocations.diagnose(lease.id))[0] == "crashed"
     assert await service.ask("probe", "result = 6") == (200, "6")
     await service.client.control.delete_function("pretender")
+
+
+_TALKING = """
+import os, socket, time
+if os.fork() == 0:
+    time.sleep(0.3)  # till the snapshot has said that it is ready
+    while True:
+        for descriptor in range(3, 64):
+            try:
+                channel = socket.socket(fileno=os.dup(descriptor))
+                if channel.type == socket.SOCK_SEQPACKET:
+                    for message in MESSAGES:
+                        socket.send_fds(channel, [message], [0, 1, 2, 0, 1, 2])
+            except OSError:
+                pass
+"""
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [b'{"forked": "x"}', b'{"exited": "y", "status": 0}', b'{"refused": "z", "error": "e"}'],
+        [b'{"status": "none"}', b"{}", b'{"forked": {}}', b'{"forked": [], "exited": 1}'],
+        [b"rubbish", b"[]", b'"x"'],
+    ],
+    ids=["unknown children", "unknown messages", "no messages"],
+)
+async def test_a_snapshot_that_talks_without_end_neither_stops_the_service_nor_fills_its_descriptors(
+    service: Service, messages: list[bytes]
+) -> None:
+    before = _descriptors(service)
+    source = _TALKING.replace("MESSAGES", repr(messages)) + support.PROBE
+    await deploy_snapshot(service, "talking", source)
+    loop = asyncio.get_running_loop()
+    waits = []
+    for _ in range(20):
+        began = loop.time()
+        await service.client.control.apps()
+        waits.append(loop.time() - began)
+        await asyncio.sleep(0.05)  # spread over the time in which it talks
+    assert max(waits) < 1.0
+    assert _descriptors(service) < before + 60
+    for name in ("probe", "talking"):
+        assert await service.ask(name, "result = 10") == (200, "10")
+    await service.client.control.delete_function("talking")
+
+
+def _descriptors(service: Service) -> int:
+    return len(os.listdir(f"/proc/{service.process.pid}/fd"))
 
 
 @pytest.mark.parametrize("name", ["probe", "native"])

@@ -1,5 +1,6 @@
 """What attacks from within sandboxes have in common: probes that run what they are sent, and their tools."""
 
+import asyncio
 import contextlib
 from pathlib import Path
 
@@ -64,6 +65,20 @@ async def deploy_probes(service: Service) -> None:
     for name in await service.client.builds.runtimes():
         if name.startswith("node"):
             await service.deploy("node", {"handler.mjs": NODE_PROBE}, runtime=name, handler="handler.mjs")
+
+
+async def deploy_snapshot(service: Service, name: str, source: str = support.PROBE) -> None:
+    """Make a function live whose import is so slow that it gets a snapshot, and wait for that."""
+    await service.deploy(name, {"handler.py": f"import time\ntime.sleep(0.05)\n{source}"})
+    for _ in range(3):
+        lease = await service.acquire(name)
+        await service.client.invocations.stop(lease.id, "the next one shall be started anew")
+    async with asyncio.timeout(10):
+        while True:
+            status = next(f for f in await service.client.control.functions() if f.name == name)
+            if status.snapshot or status.snapshot_refusal:
+                return
+            await asyncio.sleep(0.02)
 
 
 async def kept(service: Service, name: str) -> bool:
