@@ -1,0 +1,165 @@
+"""An engine in memory, for tests of all that stands above engines: the same promises, and no sandbox.
+
+A sandbox of it is a pipe and a future. `Slow`, `NeverMakes`, `NeverReady`, `Bad`, `Crashing` and
+`DiesAfterReady` misbehave, each in one way, as real engines do on a bad day.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from function_service.contract import Exit, Guarantee, Job, Output, Stages
+from function_service.engines.base import Assignment, End, Sandbox, StartError, Use
+from pilotlight.ids import short_id
+from runtimes.declaration import Interpreter
+
+
+class FakeEngine:
+    """Implements engines.base.Engine. What it has made and not yet destroyed is in `sandboxes`."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.sandboxes: dict[str, Sandbox] = {}
+        self.attached: dict[str, Assignment] = {}
+        self.made = 0
+
+    async def start(self) -> None:
+        """Do nothing: nothing was left."""
+
+    async def close(self) -> None:
+        """Destroy all that is left."""
+        for sandbox in list(self.sandboxes.values()):
+            await self.destroy(sandbox)
+
+    async def make(self, interpreter: Interpreter) -> Sandbox:
+        """Make a sandbox."""
+        await asyncio.sleep(0)  # as every real engine gives way here
+        name = short_id()
+        output, writing = os.pipe2(os.O_CLOEXEC)
+        ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        made = Sandbox(name, interpreter, Path(f"{name}.sock"), Stages(container=1.0), output, ended, writing)
+        self.sandboxes[name] = made
+        self.made += 1
+        return made
+
+    async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
+        """Note what was attached."""
+        await asyncio.sleep(0)
+        if sandbox.ended.done():
+            raise EOFError
+        self.attached[sandbox.id] = assignment
+
+    async def snapshot(self, interpreter: Interpreter, assignment: Assignment) -> Sandbox:
+        """Make a sandbox with the code in it."""
+        made = await self.make(interpreter)
+        await self.attach(made, assignment)
+        return made
+
+    async def restore(self, snapshot: Sandbox, assignment: Assignment) -> Sandbox:  # noqa: ARG002
+        """Make another sandbox."""
+        return await self.make(snapshot.interpreter)
+
+    def print(self, sandbox: Sandbox, text: str) -> None:
+        """Have a sandbox print something."""
+        os.write(sandbox.handle, text.encode())
+
+    def die(self, sandbox: Sandbox, end: End = End(1, None, False, 0)) -> None:  # noqa: B008  it is immutable
+        """Have a sandbox end by itself."""
+        if not sandbox.ended.done():
+            os.close(sandbox.handle)
+            sandbox.ended.set_result(end)
+
+    async def destroy(self, sandbox: Sandbox) -> None:
+        """End it, if it has not ended, and forget it."""
+        await asyncio.sleep(0)
+        self.die(sandbox, End(None, 9, False, 0))
+        self.sandboxes.pop(sandbox.id, None)
+        self.attached.pop(sandbox.id, None)
+
+    async def empty(self, stage: str) -> None:
+        """Do nothing: nothing is cached."""
+
+    def use(self, sandbox: Sandbox) -> Use:  # noqa: ARG002
+        """Tell what it uses."""
+        return Use(1 << 20, 0.0, 1)
+
+    async def run(self, job: Job) -> AsyncGenerator[Output | Exit, None]:
+        """Print the command, and succeed."""
+        yield Output(" ".join(job.command))
+        yield Exit(0)
+
+    def guarantees(self) -> list[Guarantee]:
+        """List what it can't keep: it runs nothing."""
+        return [Guarantee(name="isolation", kept=False, reason="it is a fake", remedy="Use a real engine.")]
+
+
+class Slow(FakeEngine):
+    """Takes a while for everything."""
+
+    def __init__(self, seconds: float = 0.01) -> None:
+        super().__init__()
+        self._seconds = seconds
+
+    async def make(self, interpreter: Interpreter) -> Sandbox:
+        """Wait, then make a sandbox."""
+        await asyncio.sleep(self._seconds)
+        return await super().make(interpreter)
+
+    async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
+        """Wait, then attach."""
+        await asyncio.sleep(self._seconds)
+        await super().attach(sandbox, assignment)
+
+    async def destroy(self, sandbox: Sandbox) -> None:
+        """Wait, then destroy."""
+        await asyncio.sleep(self._seconds)
+        await super().destroy(sandbox)
+
+
+class NeverMakes(FakeEngine):
+    """Never has a sandbox."""
+
+    async def make(self, interpreter: Interpreter) -> Sandbox:  # noqa: ARG002
+        """Wait for ever."""
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+
+class NeverReady(FakeEngine):
+    """Makes sandboxes in which no function ever gets ready."""
+
+    async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:  # noqa: ARG002
+        """Wait for ever."""
+        await asyncio.get_running_loop().create_future()
+
+
+class Bad(FakeEngine):
+    """Makes sandboxes in which no function can be loaded."""
+
+    async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
+        """Refuse."""
+        await super().attach(sandbox, assignment)
+        self.print(sandbox, "Traceback: it is broken\n")
+        raise StartError("it is broken")
+
+
+class Crashing(FakeEngine):
+    """Makes sandboxes that end while the function is loaded."""
+
+    async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
+        """End."""
+        await super().attach(sandbox, assignment)
+        self.print(sandbox, "so long\n")
+        self.die(sandbox, End(7, None, False, 0))
+        raise EOFError
+
+
+class DiesAfterReady(FakeEngine):
+    """Makes sandboxes that end as soon as they serve."""
+
+    async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
+        """Attach, and end."""
+        await super().attach(sandbox, assignment)
+        self.die(sandbox, End(None, 11, False, 0))
