@@ -1,0 +1,160 @@
+"""Control groups of both versions, in folders that look like the kernel's."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from function_service.engines.embedded import cgroup
+from function_service.engines.embedded.cgroup import Group, Hierarchy
+
+V1_FILES = (
+    "cgroup.procs",
+    "memory.limit_in_bytes",
+    "memory.memsw.limit_in_bytes",
+    "cpu.cfs_quota_us",
+    "pids.max",
+)
+
+
+@pytest.fixture
+def v2(tmp_path: Path) -> Hierarchy:
+    return Hierarchy(2, dict.fromkeys(cgroup.CONTROLLERS, tmp_path), {})
+
+
+@pytest.fixture
+def v1(tmp_path: Path) -> Hierarchy:
+    folders = {controller: tmp_path / controller for controller in cgroup.CONTROLLERS}
+    for folder in folders.values():
+        folder.mkdir()
+    return Hierarchy(1, folders, {})
+
+
+def put(folder: Path, **files: str) -> None:
+    """Write files as the kernel makes them; a dot is written as two underscores."""
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(content)
+
+
+def test_one_folder_in_version_2_and_one_for_each_controller_in_version_1(
+    v2: Hierarchy, v1: Hierarchy
+) -> None:
+    Group(v2, "one")
+    assert (v2.folders["memory"] / "one/memory.oom.group").read_text() == "1"
+    Group(v1, "one")
+    assert all((folder / "one").is_dir() for folder in v1.folders.values())
+    assert not (v1.folders["memory"] / "one/memory.oom.group").exists()
+
+
+def test_limits_of_version_2(v2: Hierarchy) -> None:
+    group, folder = Group(v2, "one"), v2.folders["memory"] / "one"
+    group.add(4711)
+    group.limit(64 << 20, 100)
+    group.limit_cpu(0.25)
+    read = {p.name: p.read_text() for p in folder.iterdir()}
+    assert read == {
+        "cgroup.procs": "4711",
+        "memory.oom.group": "1",
+        "memory.max": str(64 << 20),
+        "memory.swap.max": "0",
+        "pids.max": "100",
+        "cpu.max": "25000 100000",
+    }
+
+
+@pytest.mark.parametrize(("first", "second"), [(64 << 20, 128 << 20), (128 << 20, 64 << 20)])
+def test_limits_of_version_1_change_in_the_order_that_the_kernel_takes(
+    v1: Hierarchy, first: int, second: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory with swap must never be below memory alone (memcg returns EINVAL)."""
+    limits = {"memory.limit_in_bytes": 1 << 60, "memory.memsw.limit_in_bytes": 1 << 60}
+    plain = Path.write_text
+
+    def write(path: Path, text: str) -> int:
+        if path.name in limits:
+            changed = limits | {path.name: int(text)}
+            if changed["memory.memsw.limit_in_bytes"] < changed["memory.limit_in_bytes"]:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            limits.update(changed)
+        return plain(path, text)
+
+    monkeypatch.setattr(Path, "write_text", write)
+    group = Group(v1, "one")
+    for memory in (first, second, second):
+        group.limit(memory, 128)
+        assert set(limits.values()) == {memory}
+    group.limit_cpu(0.001)
+    assert (v1.folders["cpu"] / "one/cpu.cfs_quota_us").read_text() == "1000"
+
+
+def test_use_of_version_2(v2: Hierarchy) -> None:
+    group, folder = Group(v2, "one"), v2.folders["memory"] / "one"
+    put(folder, memory__current="5000", memory__peak="7000", pids__current="3\n")
+    put(folder, memory__stat="anon 3000\ninactive_file 1000\n", cpu__stat="usage_usec 1500000\nuser_usec 1\n")
+    put(folder, memory__events="low 0\noom 1\noom_kill 0\noom_group_kill 0\n")
+    assert (group.memory(), group.memory_peak(), group.processes(), group.cpu_seconds()) == (
+        4000,
+        7000,
+        3,
+        1.5,
+    )
+    assert not group.out_of_memory()
+    put(folder, memory__events="oom 1\noom_kill 2\n")
+    assert group.out_of_memory()
+
+
+def test_use_of_version_1(v1: Hierarchy) -> None:
+    group = Group(v1, "one")
+    memory = v1.folders["memory"] / "one"
+    put(memory, memory__stat="cache 9\nrss 3000\nmapped_file 500\n", memory__max_usage_in_bytes="7000")
+    put(memory, memory__oom_control="oom_kill_disable 0\nunder_oom 0\noom_kill 1\n")
+    put(v1.folders["pids"] / "one", pids__current="3")
+    assert (group.memory(), group.memory_peak(), group.processes()) == (3500, 7000, 3)
+    assert group.out_of_memory()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_where_there_are_no_controllers_everything_is_unknown_and_nothing_fails(version: int) -> None:
+    group = Group(Hierarchy(version, {}, dict.fromkeys(cgroup.CONTROLLERS, "none here")), "one")
+    group.add(1)
+    group.limit(1 << 20, 1)
+    group.limit_cpu(1.0)
+    assert (group.memory(), group.memory_peak(), group.processes(), group.cpu_seconds()) == (0, 0, 0, 0.0)
+    assert not group.out_of_memory()
+    assert group.remove()
+
+
+def test_a_group_that_is_gone_has_been_removed(v1: Hierarchy) -> None:
+    group = Group(v1, "one")
+    assert group.remove()
+    assert group.remove()
+    assert all(list(folder.iterdir()) == [] for folder in v1.folders.values())
+
+
+def test_a_group_that_the_kernel_still_holds_is_not_removed(
+    v2: Hierarchy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, busy = Group(v2, "one"), True
+    (v2.folders["memory"] / "one/memory.oom.group").unlink()  # in a real one, files are no hindrance
+    plain = os.rmdir
+
+    def rmdir(path: Path, **rest: int) -> None:
+        if busy:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        plain(path, **rest)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    assert not group.remove()
+    busy = False
+    assert group.remove()
+
+
+def test_sweeping_removes_what_a_former_run_left(v1: Hierarchy) -> None:
+    for folder in v1.folders.values():
+        for name in ("one", "two"):
+            (folder / name).mkdir()
+    cgroup.sweep(v1)
+    assert all(list(folder.iterdir()) == [] for folder in v1.folders.values())
+    cgroup.sweep(v1, top=True)
+    assert not any(folder.exists() for folder in v1.folders.values())
