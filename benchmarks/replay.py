@@ -34,6 +34,11 @@ class Outcome:
         """Percentage of calls that were cold."""
         return 100 * self.cold / max(1, self.calls)
 
+    @property
+    def mean(self) -> float:
+        """Return the percentage of cold starts of the average function."""
+        return sum(self.percentages) / max(1, len(self.percentages))
+
     def percentile(self, share: float) -> float:
         """Return the percentage of cold starts that so large a share of the functions does not exceed."""
         last = len(self.percentages) - 1

@@ -2,8 +2,8 @@
 
 The distributions of the generator are those that Shahrad et al. ("Serverless in the Wild", USENIX ATC 2020)
 fitted to two weeks of Azure Functions: the mix of triggers (their figure 2), calls per day (figure 5: 45 % of
-the applications are called at most once an hour, 81 % at most once a minute), durations (log-normal, figure 7)
-and memory (Burr, figure 8). How calls are spread over time is ours, by trigger: see `_times`.
+the applications are called at most once an hour, 81 % at most once a minute), durations (log-normal, figure
+7) and memory (Burr, figure 8). How calls are spread over time is ours, by trigger: see `_times`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import csv
 import math
 import random
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-MINUTES = 1440
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
 DAY = 86400.0
 _MEMORY = 170.0  # MB, where a trace does not say: the median of the paper
 _BUSIEST = 5_000.0  # calls a day; what is called more often is always warm, and costs only our time
@@ -90,14 +92,17 @@ def read_azure(
     numbers: dict[str, int] = {}
     found: list[float] = []
     calls: list[tuple[float, int, float]] = []
+    length = 0.0
     for day, path in enumerate(days):
         with path.open(newline="") as file:
             rows = csv.reader(file)
             header = next(rows, [])
-            if "HashFunction" not in header or "1" not in header:
-                raise ValueError(
-                    f"{path}: the first line must be HashOwner,HashApp,HashFunction,Trigger,1,2,…"
-                )
+            # Samples of that trace that others publish say minute_1 or 1_minute
+            header = [name.removeprefix("minute_").removesuffix("_minute") for name in header]
+            if not {"HashApp", "HashFunction", "1"} <= set(header):
+                expected = "HashOwner,HashApp,HashFunction,Trigger,1,2,…"
+                raise ValueError(f"{path}: the first line must be {expected}")
+            length = day * DAY + 60.0 * (len(header) - header.index("1"))
             first, place, app = header.index("1"), header.index("HashFunction"), header.index("HashApp")
             for row in rows:
                 name = f"{row[app]}/{row[place]}"
@@ -109,8 +114,9 @@ def read_azure(
                     if text in {"", "0"}:
                         continue
                     begin = day * DAY + minute * 60.0
-                    calls += ((begin + 60.0 * dice.random(), number, duration) for _ in range(int(text)))
-    return _trace(calls, list(numbers), found, len(days) * DAY)
+                    moments = (begin + 60.0 * dice.random() for _ in range(int(text)))
+                    calls.extend((moment, number, duration) for moment in moments)
+    return _trace(calls, list(numbers), found, length)
 
 
 def _column(path: Path | None, key: str, value: str, scale: float) -> dict[str, float]:
@@ -168,7 +174,8 @@ def generate(functions: int, days: float, seed: int) -> Trace:
 
 def _burr(dice: random.Random) -> float:
     """Return MB: a Burr distribution with c = 11.652, k = 0.221, scale 107.083."""
-    return min(1536.0, 107.083 * ((1 - dice.random()) ** (-1 / 0.221) - 1) ** (1 / 11.652))
+    burr: float = ((1 - dice.random()) ** (-1 / 0.221) - 1) ** (1 / 11.652)
+    return min(1536.0, 107.083 * burr)
 
 
 def _times(dice: random.Random, trigger: str, length: float) -> list[float]:

@@ -36,10 +36,15 @@ class Keeper:
             del self._functions[name]
             self._policy.forget(name)
         for revision in revisions:
-            name = revision.config.name
-            if name not in self._functions:
-                history = self._policy.track(name, revision.config.memory / (1 << 20))
-                self._functions[name] = _Function(history, now)
+            self._of(revision, now)
+
+    def _of(self, revision: Revision, now: float) -> _Function:
+        """Return what is known of a function. It may have become live this moment."""
+        name = revision.config.name
+        if name not in self._functions:
+            history = self._policy.track(name, revision.config.memory / (1 << 20))
+            self._functions[name] = _Function(history, now)
+        return self._functions[name]
 
     def record(self, function: str, started: float, ended: float) -> None:
         """Take a call into account that has ended. One of a deleted function tells nothing."""
@@ -54,7 +59,7 @@ class Keeper:
         """Return what is held of the code."""
         if revision.config.keep_alive is not None:
             return Fixed(revision.config.keep_alive).decide(now)
-        known = self._functions[revision.config.name]
+        known = self._of(revision, now)
         if known.evicted:
             return Decision.window(0.0, 0.0)
         return known.history.decide(now) if known.called else _NEVER_CALLED
@@ -74,7 +79,7 @@ class Keeper:
         goals = {}
         for revision in revisions:
             name, minimum = revision.config.name, revision.config.min_instances
-            known = self._functions[name]
+            known = self._of(revision, now)
             if name not in running and not minimum and now + LEAD < known.wake:
                 continue
             decision = self._decision(revision, now)
@@ -92,5 +97,5 @@ class Keeper:
         return {r.config.runtime for r in revisions if not self._policy.demotes or self._holds(r, now)}
 
     def _holds(self, revision: Revision, now: float) -> bool:
-        known = self._functions[revision.config.name]
+        known = self._of(revision, now)
         return known.history.decide(now).at(max(0.0, now - known.since)) >= Layer.RUNTIME

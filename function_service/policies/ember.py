@@ -28,6 +28,7 @@ Fuerst & Sharma (ASPLOS 2021).
 """
 
 import math
+from bisect import bisect
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -39,7 +40,10 @@ _EDGES = (0.0, *(2 ** (place / _PER_OCTAVE) for place in range(_BINS)))  # secon
 _SHARP = 2.5  # idle times in a bin, from which on their spread tells something
 _BASELINE = 600.0  # seconds of the keep-alive whose waste is the yardstick
 _PERIOD = 60.0  # seconds between two looks at the price
+_PATIENCE, _FIRMNESS = 0.05, 4.0  # how the price answers to waste in the long run, and at once
+_FIRST_PRICE = 1.5e-4
 _MEMORY = 0.998  # what of the evidence for the price is left after such a period
+_TINY = 1e-9
 _SLACK = 1.0  # seconds that a sliver is wider on both sides than its spread
 
 
@@ -59,8 +63,7 @@ _TIERS = (Tier(Layer.RUNTIME, 1.0, 0.5), Tier(Layer.CONTAINER, 0.3, 0.2))
 class Ember:
     """The policy. One object serves all functions of a platform, because they share one price."""
 
-    thrift: float = 0.95  # of what ten minutes would waste
-    fairness: float = 0.1  # 0: all cold starts count alike; 1: all functions do, called often or not
+    thrift: float = 0.94  # of what ten minutes would waste
     prior: float = 3.0  # how many idle times the experience with other functions is worth
     half_life: float = 500.0  # idle times of a function after which one counts half
     tiers: tuple[Tier, ...] = _TIERS
@@ -71,7 +74,7 @@ class Ember:
         return bool(self.tiers)
 
     def __post_init__(self) -> None:
-        self.price = 1.0 / _BASELINE  # worth of an average function by second
+        self._level = self.price = _FIRST_PRICE
         self._common = [1.0 / (1 + max(0, place - 40)) for place in range(_BINS)]
         self._common_sum = sum(self._common)
         self.expected = [weight / self._common_sum for weight in self._common]
@@ -118,8 +121,9 @@ class Ember:
         self._allowed += min(idle, _BASELINE) * size * self.thrift
         if now >= self._next_look:
             self._next_look = now + _PERIOD
-            ratio = (self._spent + 1.0) / (self._allowed + 1.0)
-            self.price *= min(1.05, max(0.95, ratio))
+            excess = (self._spent + 1.0) / (self._allowed + 1.0)
+            self._level *= min(1.1, max(0.9, excess**_PATIENCE))
+            self.price = self._level * min(4.0, max(0.25, excess**_FIRMNESS))
             self._spent *= _MEMORY
             self._allowed *= _MEMORY
             self.expected = [weight / self._common_sum for weight in self._common]
@@ -135,17 +139,18 @@ class EmberHistory:
         "_fresh_until",
         "_increment",
         "_known",
+        "_layers",
         "_policy",
         "_price",
+        "_rates",
         "_total",
-        "calls",
         "size",
     )
 
     def __init__(self, policy: Ember, size: float) -> None:
         self._policy = policy
+        self._rates, self._layers = _ladder(size, policy.tiers)
         self.size = size
-        self.calls = 0
         self._bins: dict[int, list[float]] = {}
         self._total = 0.0  # weight of all bins
         self._increment = 1.0  # weight of the next idle time
@@ -157,7 +162,6 @@ class EmberHistory:
 
     def record(self, started: float, ended: float) -> None:
         """Learn from the idle time before this call; one that came during another had none."""
-        self.calls += 1
         if self._ended is None:
             self._ended = ended
             return
@@ -198,30 +202,28 @@ class EmberHistory:
         if self._decision is None or self._known >= self._fresh_until or not 0.9 < price / self._price < 1.1:
             self._decision = self._timetable(price)
             self._price = price
-            self._fresh_until = self._known + 1 + self._known // 16
+            self._fresh_until = self._known + 1 + self._known // 12
         return self._decision
 
     def _timetable(self, price: float) -> Decision:
         policy = self._policy
         everything = self._total / self._increment + policy.prior
         # What the chance of a warm start is worth, in MB·s of an average function
-        worth = (1.0 / max(1, self.calls)) ** policy.fairness * policy.mean_size / price
-        offers = [(Layer.CODE, self.size, worth)]
-        offers += [(tier.layer, tier.size, tier.saves * worth) for tier in policy.tiers]
+        worth = policy.mean_size / price
         steps: list[Step] = []
+        layer = None
         left = 1.0  # chance that the function is still idle when a piece begins
         for begin, end, weight in self._pieces():
             chance = weight / everything
-            passing = (end - begin) * max(1e-9, left - chance / 2)
-            best, gain = Layer.NOTHING, 0.0
-            for layer, size, saved in offers:
-                net = saved * chance - size * passing
-                if net > gain:
-                    best, gain = layer, net
-            steps.append(Step(begin, best))
-            left = max(0.0, left - chance)
-        steps.append(Step(_EDGES[-1], Layer.NOTHING))
-        return Decision.of(steps)
+            rate = chance * worth / ((end - begin) * (left - chance / 2 + _TINY))
+            best = self._layers[bisect(self._rates, rate)]
+            if best is not layer:
+                layer = best
+                steps.append(Step(begin, best))
+            left -= chance
+        if layer is not Layer.NOTHING:
+            steps.append(Step(_EDGES[_BINS], Layer.NOTHING))
+        return Decision(tuple(steps))
 
     def _pieces(self) -> list[tuple[float, float, float]]:
         """Return (begin, end, weight) of the pieces of the idle time, slivers apart from the rest.
@@ -256,6 +258,27 @@ class EmberHistory:
             if end < high:
                 pieces.append((end, high, rest * (high - end)))
         return pieces
+
+
+def _ladder(size: float, tiers: tuple[Tier, ...]) -> tuple[list[float], list[Layer]]:
+    """Return which layer pays best by the rate of calls: up to the first rate the first layer, and so on.
+
+    In a plot of what each layer saves over its memory these are the corners of the upper hull.
+    """
+    offers = [(0.0, 0.0, Layer.NOTHING), (size, 1.0, Layer.CODE)]
+    offers += [(tier.size, tier.saves, tier.layer) for tier in tiers if tier.size < size and tier.saves < 1]
+    rates: list[float] = []
+    hull: list[tuple[float, float, Layer]] = []
+    for offer in sorted(offers):
+        while hull:
+            rate = (offer[0] - hull[-1][0]) / max(_TINY, offer[1] - hull[-1][1])
+            if not rates or rate > rates[-1]:
+                rates.append(rate)
+                break
+            rates.pop()
+            hull.pop()
+        hull.append(offer)
+    return rates, [layer for _, _, layer in hull]
 
 
 @cache
