@@ -38,6 +38,7 @@ class Pool:
         self._emptied = False  # nothing is made ahead until somebody needs a start
         self._making = asyncio.Lock()
         self._filler: asyncio.Task[None] | None = None
+        self._discarding: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         return f"Pool({', '.join(f'{name}: {len(blank)}' for name, blank in self._blank.items())})"
@@ -54,6 +55,7 @@ class Pool:
         for blank in self._blank.values():
             while blank:
                 await self._discard(blank.pop())
+        await asyncio.gather(*self._discarding)
 
     def want(self, names: set[str]) -> None:
         """Keep sandboxes ready for these interpreters, and for no others."""
@@ -119,8 +121,12 @@ class Pool:
         return made, made.stages
 
     async def _discard(self, sandbox: Sandbox) -> None:
+        """Destroy a sandbox; also when whoever asked for it is cancelled meanwhile (see `close`)."""
         os.close(sandbox.output)
-        await self._engine.destroy(sandbox)
+        task = asyncio.create_task(self._engine.destroy(sandbox), name=f"discard {sandbox.id}")
+        self._discarding.add(task)
+        task.add_done_callback(self._discarding.discard)
+        await asyncio.shield(task)
 
     def _lacking(self) -> str | None:
         """Return the name of which most are lacking."""
