@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 BASELINE = "fixed 10 min"
 _HEADS = ("POLICY", "COLD: ALL", "MEDIAN", "P75", "MEAN", "WASTED", "HELD", "RUNTIME HELD")
 _LEGEND = (
-    "Cold starts in percent, with first calls: of all calls; and by function, the median, the 75th percentile "
+    "Cold starts in percent, with first calls: of all calls; by function, the median, the 75th percentile "
     "and the mean. Wasted: memory-time held while idle, over fixed 10 min. Held: instances idle on average. "
-    "Runtime held: the percentage of cold starts for which a blank sandbox waited. Medians of traces."
+    "Runtime held: the percentage of cold starts for which a blank sandbox waited. All: medians."
 )
 _METRICS: dict[str, tuple[str, Callable[[Outcome], float]]] = {
     "cold, all calls": ("%", lambda outcome: outcome.total),
