@@ -74,10 +74,12 @@ async def run(
 
 
 async def _bury(engine: Engine, sandbox: Sandbox, collector: asyncio.Task[None], *, natural: bool) -> None:
-    if natural:
-        # It is about to end by itself: its own exit status is the cause that its author wants to know
-        await asyncio.wait([asyncio.shield(sandbox.ended)], timeout=1)
-    await engine.destroy(sandbox)
+    try:
+        if natural:
+            # It is about to end by itself: its own exit status is the cause that its author wants to know
+            await asyncio.wait([sandbox.ended], timeout=1)
+    finally:
+        await engine.destroy(sandbox)  # also when the caller goes just now
     await asyncio.wait([collector], timeout=_LAST_WORDS)
 
 

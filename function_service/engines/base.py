@@ -99,7 +99,10 @@ class Engine(Protocol):
         ...
 
     async def destroy(self, sandbox: Sandbox) -> None:
-        """Kill every process in it, wait until they are dead, remove all traces. May be called again."""
+        """Kill every process in it, wait until they are dead, remove all traces. May be called again.
+
+        It goes on to its end when the caller stops waiting.
+        """
         ...
 
     async def empty(self, stage: str) -> None:

@@ -24,6 +24,7 @@ class FakeEngine:
         self.sandboxes: dict[str, Sandbox] = {}
         self.attached: dict[str, Assignment] = {}
         self.made = 0
+        self.destroying: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
         """Do nothing: nothing was left."""
@@ -73,6 +74,11 @@ class FakeEngine:
 
     async def destroy(self, sandbox: Sandbox) -> None:
         """End it, if it has not ended, and forget it."""
+        if sandbox.id not in self.destroying:
+            self.destroying[sandbox.id] = asyncio.create_task(self._destroy(sandbox))
+        await asyncio.shield(self.destroying[sandbox.id])
+
+    async def _destroy(self, sandbox: Sandbox) -> None:
         await asyncio.sleep(0)
         self.die(sandbox, End(None, 9, False, 0))
         self.sandboxes.pop(sandbox.id, None)
@@ -112,10 +118,9 @@ class Slow(FakeEngine):
         await asyncio.sleep(self._seconds)
         await super().attach(sandbox, assignment)
 
-    async def destroy(self, sandbox: Sandbox) -> None:
-        """Wait, then destroy."""
+    async def _destroy(self, sandbox: Sandbox) -> None:
         await asyncio.sleep(self._seconds)
-        await super().destroy(sandbox)
+        await super()._destroy(sandbox)
 
 
 class NeverMakes(FakeEngine):

@@ -96,6 +96,7 @@ async def world(engine: FakeEngine, folder: Path, *, waiting: int = 0) -> AsyncI
             await snapshots.close()
             await pool.close()
             await registry.close()
+            await asyncio.gather(*engine.destroying.values())
     assert fleet.all() == []
     assert engine.sandboxes == {}
     assert {task.get_name() for task in asyncio.all_tasks() - tasks} == set()
