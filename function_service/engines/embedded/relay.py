@@ -80,12 +80,7 @@ def _move(end: _End, events: int, poll: select.epoll, ends: dict[int, _End]) -> 
             and not end.other.pending
             and end.readable
         ):
-            data = end.sock.recv(_CHUNK)
-            if data:
-                end.other.pending = data
-            else:
-                end.readable = False
-                end.other.closing = True
+            _read(end)
             _flush(end.other)
     except OSError:
         _drop(end, poll, ends)
@@ -96,6 +91,18 @@ def _move(end: _End, events: int, poll: select.epoll, ends: dict[int, _End]) -> 
     for side in (end, end.other):
         wanted = select.EPOLLIN if side.readable and not side.other.pending else 0
         poll.modify(side.sock, wanted | (select.EPOLLOUT if side.pending else 0))
+
+
+def _read(end: _End) -> None:
+    try:
+        data = end.sock.recv(_CHUNK)
+    except BlockingIOError:
+        return  # the event was that of a former connection with the same descriptor
+    if data:
+        end.other.pending = data
+    else:
+        end.readable = False
+        end.other.closing = True
 
 
 def _flush(end: _End) -> None:
