@@ -134,7 +134,7 @@ async def running(user: int, folder: Path | None = None) -> AsyncIterator[Servic
     own = user or os.geteuid()
     if own != os.geteuid():
         for path in (root, *root.rglob("*")):
-            os.chown(path, own, own)
+            os.chown(path, own, own, follow_symlinks=False)
         root.chmod(0o700)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", _START, str(user if user != os.geteuid() else 0), str(root), cwd=ROOT
