@@ -60,11 +60,12 @@ def size(folders: list[Path], limit: int) -> int:
     pending = [str(folder) for folder in folders]
     while pending and total <= limit:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # removed meanwhile
-            for entry in os.scandir(pending.pop()):
-                status = entry.stat(follow_symlinks=False)
-                total += max(status.st_blocks * 512, _LEAST)
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    status = entry.stat(follow_symlinks=False)
+                    total += max(status.st_blocks * 512, _LEAST)
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
     return total
 
 
