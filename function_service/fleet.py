@@ -34,7 +34,7 @@ _DRAIN_MARGIN = 5.0  # seconds beyond a function's time-out after which a recall
 _REMEMBERED = 200  # instances that have ended
 _IDLE_WITHIN = 2.0  # seconds that `to_zero` waits for gateways to give instances back
 _LAST_WORDS = 0.5  # seconds to read what an instance has printed once it is dead
-_RETRY = 10.0  # seconds until an instance is started again that `min_instances` asks for and that failed
+_RETRY = 10.0  # seconds until an instance is started again that nobody waits for, and that failed
 
 Event = RouteTable | Recall | Ended
 
@@ -353,13 +353,13 @@ class Fleet:
             if asyncio.get_running_loop().time() >= self._retry_at.get(revision.id, 0):
                 for _ in range(count - self._starting[revision.id]):
                     starting = self._begin(revision, revision.config.timeout, None)
-                    starting.add_done_callback(partial(self._minimum_started, revision))
+                    starting.add_done_callback(partial(self._started_ahead, revision))
 
-    def _minimum_started(self, revision: Revision, starting: asyncio.Task[Instance]) -> None:
+    def _started_ahead(self, revision: Revision, starting: asyncio.Task[Instance]) -> None:
         if not starting.cancelled() and (error := starting.exception()) is not None:
             self._retry_at[revision.id] = asyncio.get_running_loop().time() + _RETRY
             _log.warning(
-                "action=start function=%s: an instance that `min_instances` asks for failed: %s",
+                "action=start function=%s: an instance that was to wait for calls failed: %s",
                 revision.config.name,
                 error,
             )
