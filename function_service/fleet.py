@@ -359,7 +359,7 @@ class Fleet:
         if not starting.cancelled() and (error := starting.exception()) is not None:
             self._retry_at[revision.id] = asyncio.get_running_loop().time() + _RETRY
             _log.warning(
-                "action=start function=%s: an instance that was to wait for calls failed: %s",
+                "action=start function=%s: an instance for `min_instances`, or to be ready early, failed: %s",
                 revision.config.name,
                 error,
             )
