@@ -20,20 +20,26 @@ def walk(
 
     The descriptor and the path, a list of names, are valid until the next one is asked for. `left` is told
     the descriptor of the parent and the name of each folder below top when all in it has been yielded. Links
-    are not followed. Nobody else may change the tree meanwhile. Raises OSError, also where it finds itself in
-    another folder than it should.
+    are not followed. What is removed meanwhile is passed over. Raises OSError, also where somebody has moved
+    folders, so that it finds itself in another one than it should.
     """
     path: list[str] = []
-    trail: list[
-        tuple[tuple[int, int], list[str]]
-    ] = []  # which folder, and what is to be visited in it
+    trail: list[tuple[tuple[int, int], list[str]]] = []  # which folder, and what is to be visited in it
     folder = os.open(top, _FOLDER)
     try:
         while True:
             names = os.listdir(folder)  # noqa: PTH208  of a descriptor
             yield folder, path, names
             trail.append((_identity(folder), [name for name in names if is_folder(name, folder)]))
-            while not trail[-1][1]:
+            while True:
+                if trail[-1][1]:
+                    path.append(trail[-1][1].pop())
+                    try:
+                        folder = _change(folder, path[-1], None)
+                    except FileNotFoundError:
+                        path.pop()
+                        continue
+                    break
                 trail.pop()
                 if not trail:
                     return
@@ -41,8 +47,6 @@ def walk(
                 name = path.pop()
                 if left is not None:
                     left(folder, name)
-            path.append(trail[-1][1].pop())
-            folder = _change(folder, path[-1], None)
     finally:
         os.close(folder)
 

@@ -75,6 +75,17 @@ def test_a_folder_that_is_moved_away_meanwhile_is_noticed(tmp_path: Path) -> Non
         next(walk)
 
 
+def test_folders_that_are_removed_meanwhile_are_passed_over(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+    walked = []
+    for _, path, _ in trees.walk(tmp_path):
+        walked.append("/".join(path))
+        if len(path) == 1 and len(walked) == 2:
+            trees.remove(next(tmp_path / name for name in ("a", "b", "c") if name not in walked))
+    assert len(walked) == 5
+
+
 def test_no_descriptor_is_left_however_it_ends(tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     before = len(list(Path("/proc/self/fd").iterdir()))

@@ -59,13 +59,13 @@ def size(folders: list[Path], limit: int) -> int:
     total = 0
     pending = [str(folder) for folder in folders]
     while pending and total <= limit:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # removed meanwhile
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
-                    status = entry.stat(follow_symlinks=False)
-                    total += max(status.st_blocks * 512, _LEAST)
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
+        removed = contextlib.suppress(FileNotFoundError, NotADirectoryError)
+        with removed, os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                total += max(status.st_blocks * 512, _LEAST)
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
     return total
 
 
