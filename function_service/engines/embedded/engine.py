@@ -7,8 +7,6 @@ sandbox.py mounts, confines, loads.
 import asyncio
 import contextlib
 import errno
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -22,13 +20,14 @@ from typing import Any
 import runtimes.declaration
 from function_service.contract import Exit, Guarantee, Job, Output, Stages
 from function_service.engines.base import Assignment, Sandbox, StartError, Use
-from function_service.engines.embedded import cgroup, container, guarantees, init, jobs, messages, syscalls
+from function_service.engines.embedded import cgroup, guarantees, init, jobs, messages, syscalls
 from function_service.engines.embedded import sandbox as inside
 from function_service.engines.embedded.channel import Channel
 from function_service.engines.embedded.cradle import Cradle, remove
 from function_service.engines.embedded.grants import Grants
 from function_service.engines.embedded.namespaces import Users
 from function_service.engines.embedded.nursery import Forker, Zygote, kill
+from function_service.engines.embedded.roots import Roots
 from function_service.layers.store import LayerStore
 from function_service.lines import LineReader
 from pilotlight.datafolder import DataFolder
@@ -66,7 +65,7 @@ class EmbeddedEngine:
         self, data: DataFolder, layers: LayerStore, users: Users, interpreters: tuple[Interpreter, ...]
     ) -> None:
         self._data = data
-        self._layers = layers
+        self._roots = Roots(data, layers, interpreters)
         self._users = users
         self._runtimes: dict[str, Runtime] = runtimes.declaration.load_all()
         self._interpreters = interpreters
@@ -87,7 +86,7 @@ class EmbeddedEngine:
             sandboxes = range(self._users.first, self._users.first + self._users.count)
             owner = self._data.builds.stat().st_uid
             await asyncio.to_thread(jobs.give, [self._data.builds], owner, of=sandboxes)
-        self._container = await asyncio.to_thread(self._make_container)
+        self._container = await asyncio.to_thread(self._roots.make_container)
         await self._grants.start()
 
     async def close(self) -> None:
@@ -120,47 +119,11 @@ class EmbeddedEngine:
         if stage == "container":
             kinds.add("container")
             self._container = None
-        await asyncio.to_thread(self._remove_layers, kinds)
-
-    def _remove_layers(self, kinds: set[str]) -> None:
-        for layer in self._layers.all():
-            if layer.kind in kinds:
-                self._layers.remove(layer.digest)
+        await asyncio.to_thread(self._roots.remove, kinds)
 
     def guarantees(self) -> list[Guarantee]:
         """List what is promised on this machine."""
         return guarantees.inspect_with(self._hierarchy, self._users)
-
-    def _make_container(self) -> str:
-        files, links = container.skeleton()
-        recipe = [(k, hashlib.sha256(v).hexdigest()) for k, v in files.items()], links, container.MOUNT_POINTS
-        digest = "container-" + hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:24]
-        if not self._layers.has(digest):
-            with self._layers.new() as folder:
-                container.write_skeleton(folder, files, links)
-                self._layers.seal(digest, folder, "container", "system folders of this machine")
-        return digest
-
-    def _runtime_layer(self, runtime: Runtime, interpreter: Interpreter) -> str:
-        """Return the layer with the shim, at /runtime/NAME in the root."""
-        files = {}
-        if runtime.shim is not None:
-            for path in sorted(runtime.shim.rglob("*")):
-                if path.is_file() and "__pycache__" not in path.parts:
-                    files[path.relative_to(runtime.shim)] = path.read_bytes()
-        content = hashlib.sha256(interpreter.executable.encode())
-        for name, text in files.items():
-            content.update(b"%s\0%d\0%s" % (bytes(name), len(text), text))
-        digest = f"runtime-{content.hexdigest()[:24]}"
-        if not self._layers.has(digest):
-            with self._layers.new() as folder:
-                top = folder / "runtime" / runtime.name
-                top.mkdir(parents=True)
-                for name, text in files.items():
-                    (top / name).parent.mkdir(parents=True, exist_ok=True)
-                    (top / name).write_bytes(text)
-                self._layers.seal(digest, folder, "runtime", f"{interpreter.name} and its shim")
-        return digest
 
     def _parent_of(self, interpreter: Interpreter) -> Interpreter:
         """Return the interpreter whose zygote forks sandboxes for this one."""
@@ -183,20 +146,10 @@ class EmbeddedEngine:
     async def _boot(self, interpreter: Interpreter, former: asyncio.Task[Zygote] | None) -> Zygote:
         if former is not None and not former.exception():
             await former.result().close()
-        layers = [self._runtime_layer(self._runtimes[i.runtime], i) for i in self._interpreters]
-        root = self._data.run / "roots" / interpreter.name
-        root.mkdir(parents=True, exist_ok=True)
-        folders = [i.folder for i in self._interpreters if i.folder]
         plan = {
             "shim": str(self._runtimes[interpreter.runtime].shim),
             "own_user": self._users.count > 0,
-            "container": {
-                "layers": str(self._data.layers),
-                "lowers": list(dict.fromkeys([*layers, str(self._container)])),
-                "root": str(root),
-                "binds": container.binds(folders),
-                "hidden": container.hidden([*folders, *(i.executable for i in self._interpreters)]),
-            },
+            "container": self._roots.plan(interpreter, str(self._container)),
         }
         zygote = Zygote(interpreter)
         await zygote.boot(plan)
@@ -221,7 +174,7 @@ class EmbeddedEngine:
     async def _make(self, interpreter: Interpreter, kind: str, boot: list[str] | None) -> Sandbox:
         began = time.perf_counter()
         if self._container is None:  # it was emptied
-            self._container = await asyncio.to_thread(self._make_container)
+            self._container = await asyncio.to_thread(self._roots.make_container)
         rooted = time.perf_counter()
         zygote = await self._zygote(interpreter)
         zygote_ms = (time.perf_counter() - rooted) * 1000
