@@ -385,7 +385,7 @@ class EmbeddedEngine:
             handle.group.limit(job.memory, 1024)
             handle.group.limit_cpu(job.cpu)
             if self._users.count:
-                await asyncio.to_thread(jobs.give, writable, handle.uid, of={owner})
+                await jobs.hand_over(writable, handle.uid, of={owner})
             identity = {"app": "", "function": "build"}
             message: dict[str, Any] = {"command": list(job.command), "folder": job.folder, "serves": False}
             env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", **job.env}  # noqa: S108
@@ -397,17 +397,21 @@ class EmbeddedEngine:
                 jobs.follow(blank, reader, job, writable, lambda: kill(handle.pidfd))
             ) as stream:
                 async for item in stream:
-                    yield item
+                    if isinstance(item, Output):
+                        yield item
+                    else:
+                        ended = item
         except EOFError:
             await self.destroy(blank)
             async for line, _ in reader.lines():  # it has said why
                 yield Output(line)
-            yield Exit(1, "the sandbox ended before the command was started")
+            ended = Exit(1, "the sandbox ended before the command was started")
         finally:
             reader.close()
             await self.destroy(blank)
             if self._users.count:
-                await asyncio.to_thread(jobs.give, writable, owner, of={handle.uid})
+                await jobs.hand_over(writable, owner, of={handle.uid})
+        yield ended  # only now, since whoever waits for it goes on with the folders
 
 
 def _native_command(handler: str) -> list[str]:

@@ -51,6 +51,15 @@ def give(folders: list[Path], uid: int, *, of: Container[int]) -> None:
                         os.close(held)
 
 
+async def hand_over(folders: list[Path], uid: int, *, of: Container[int]) -> None:
+    """Give folders in a thread; whoever is cancelled waits for it all the same, so that two never overlap."""
+    giving = asyncio.create_task(asyncio.to_thread(give, folders, uid, of=of), name="hand over")
+    try:
+        await asyncio.shield(giving)
+    finally:
+        await asyncio.wait([giving])
+
+
 def size(folders: list[Path], limit: int) -> int:
     """Return how many bytes folders take on the disk, while they change; stops to count beyond the limit.
 
