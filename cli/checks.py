@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cli import client, listener
+from cli import client, delegation, listener
 from pilotlight.problems import Problem
 from pilotlight.settings import Settings, current, named_platform
 
@@ -45,12 +45,13 @@ def examine() -> list[Check]:
 
 
 def guarantees(settings: Settings) -> list[Check]:
-    """Ask the platform that runs, else the engine itself, in this process."""
+    """Ask the platform that runs, else the engine itself, in this process, in a control group as `up` has."""
     if named_platform().url is not None or _runs(settings.data):
         found = client.find().get(client.path("guarantees"))["guarantees"]
         return [Check(each["name"], each["kept"], each["reason"], each["remedy"]) for each in found]
     from function_service.engines.embedded.guarantees import inspect
 
+    delegation.request()
     return [Check(each.name, each.kept, each.reason, each.remedy) for each in inspect()]
 
 

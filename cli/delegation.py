@@ -1,9 +1,10 @@
 """A control group in which limits can be set: asked of systemd, for this very process.
 
-A login shell sits in session-N.scope, which systemd keeps to itself, and so does what it starts. `up`
-therefore asks for a scope of its own with Delegate=yes and is moved into it: the call that systemd-run
-makes for a program that it starts, here for one that runs already. Standard output, signals and the
-terminal stay as they are. Where this is not possible nothing happens, and the guarantees tell.
+A login shell sits in session-N.scope, which systemd keeps to itself, and so does what it starts. So `up`,
+and `doctor` which tells what `up` would get, ask for a scope of their own with Delegate=yes and are moved
+into it: the call that systemd-run makes for a program that it starts, here for one that runs already.
+Standard output, signals and the terminal stay as they are. Where this is not possible nothing happens, and
+the guarantees tell.
 """
 
 import logging

@@ -1,28 +1,54 @@
-"""How the commands show things: tables, ages, sizes, JSON."""
+"""How the commands show things: tables, ages, sizes, JSON, and that something takes long.
 
+What a person reads at a terminal is left to terminal.py, which takes a while to import; what a program reads
+through a pipe is plain, and nothing of it is cut.
+"""
+
+import contextlib
 import json
 import sys
+import threading
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from cli import terminal
+
+_LONG: Final = 0.5  # seconds after which somebody wonders what is going on
+
+
+def show_table(heads: Sequence[str], rows: Iterable[Sequence[str]], spare: Sequence[str] = ()) -> None:
+    """Print a table.
+
+    A terminal that is too narrow for it is not given the columns that `spare` names, the first one first.
+    """
+    if sys.stdout.isatty():
+        from cli import terminal
+
+        terminal.show_table(heads, list(rows), spare)
+    else:
+        print(table(heads, rows))
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lay rows out under heads in aligned columns; what looks like a number stands at the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in (heads, *cells)) for i in range(len(heads))]
-    right = [
-        bool(cells) and all(row[i][:1].isdigit() or row[i] in ("", "-") for row in cells)
-        for i in range(len(heads))
-    ]
+    right = [at_right([row[i] for row in cells]) for i in range(len(heads))]
     lines = (
         "  ".join(
-            cell.rjust(width) if at_right else cell.ljust(width)
-            for cell, width, at_right in zip(row, widths, right, strict=True)
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(row, widths, right, strict=True)
         ).rstrip()
         for row in (heads, *cells)
     )
     return "\n".join(lines)
+
+
+def at_right(cells: Sequence[str]) -> bool:
+    """Tell whether a column looks like numbers."""
+    return bool(cells) and all(cell[:1].isdigit() or cell in ("", "-") for cell in cells)
 
 
 def ago(then: float, now: float | None = None) -> str:
@@ -52,6 +78,40 @@ def show_json(value: Any) -> None:
     """Print a value for machines."""
     json.dump(value, sys.stdout, indent=2)
     print()
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[Callable[[str], None]]:
+    """Yield what shows, from its first call on, what is being done: on stderr, and only at a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with contextlib.ExitStack() as stack:
+        shown: list[terminal.Doing] = []
+
+        def tell(text: str) -> None:
+            from cli.terminal import Doing
+
+            if shown:
+                shown[0].tell(text)
+            else:
+                shown.append(Doing(text))
+                stack.enter_context(shown[0])
+
+        yield tell
+
+
+@contextlib.contextmanager
+def working(text: str) -> Iterator[None]:
+    """Show what is being done while it takes long."""
+    with telling() as tell:
+        timer = threading.Timer(_LONG, tell, [text])
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()  # where it is just showing it, that has to come first
 
 
 def note(text: str) -> None:

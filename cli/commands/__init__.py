@@ -1,1 +1,1 @@
-"""The commands, a module each: `configure(parser)` and `run(arguments)`. Listed in main.py."""
+"""The commands, a module each with the click command `command`. Listed in main.py."""

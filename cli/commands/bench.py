@@ -1,8 +1,16 @@
-"""`pilotlight bench WHAT`: the laboratory. Each bench is a module, imported when asked for."""
+"""`pilotlight bench WHAT`: the laboratory. Each bench is a module, imported when asked for.
+
+Such a module reads its flags with argparse, as those that run alone do: it has `configure(parser)` and
+`run(arguments)`, which returns the exit code.
+"""
 
 import argparse
 import importlib
 from typing import Final
+
+import click
+
+from cli.group import LazyGroup
 
 BENCHES: Final[dict[str, tuple[str, str]]] = {
     "cold-start": ("benchmarks.cold_start", "cold starts by runtime and by what was cached"),
@@ -14,22 +22,30 @@ BENCHES: Final[dict[str, tuple[str, str]]] = {
 }
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the bench, and leave what follows to it."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    lines = (f"  {name:12}{description}" for name, (_, description) in BENCHES.items())
-    parser.epilog = "\n".join(("WHAT is one of:", *lines, "", "pilotlight bench WHAT --help tells more."))
-    parser.add_argument("bench", metavar="WHAT", choices=list(BENCHES), help="what to measure")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="what that bench takes")
+class _Benches(LazyGroup):
+    """Hands what follows a bench's name, as it stands there, to the parser of that bench."""
+
+    def load(self, name: str, module: str) -> click.Command:
+        """Make a command that runs a bench."""
+
+        def run(words: tuple[str, ...]) -> int:
+            bench = importlib.import_module(module)
+            parser = argparse.ArgumentParser(
+                prog=f"pilotlight bench {name}", description=f"Measure {BENCHES[name][1]}."
+            )
+            bench.configure(parser)
+            code: int = bench.run(parser.parse_args(words))
+            return code
+
+        return click.Command(
+            name,
+            callback=run,
+            params=[click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)],
+            add_help_option=False,
+            context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+        )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the bench; its module has `configure` and `run` as a command has. Raises Problem."""
-    module, description = BENCHES[arguments.bench]
-    bench = importlib.import_module(module)
-    parser = argparse.ArgumentParser(
-        prog=f"pilotlight bench {arguments.bench}", description=f"Measure {description}."
-    )
-    bench.configure(parser)
-    code: int = bench.run(parser.parse_args(arguments.rest))
-    return code
+command = _Benches(
+    name="bench", table=BENCHES, no_args_is_help=False, subcommand_metavar="WHAT …", options_metavar=""
+)

@@ -1,17 +1,14 @@
 """`pilotlight delete NAME`: delete a function."""
 
-import argparse
+import click
 
 from cli import client
+from cli.commands import flags
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the function's name."""
-    parser.add_argument("name", metavar="NAME", help="the function")
-
-
-def run(arguments: argparse.Namespace) -> int:
+@click.command()
+@flags.function
+def command(name: str) -> None:
     """Delete it, with its revisions and logs. Raises Problem."""
-    client.find().call("DELETE", client.path("functions", arguments.name))
-    print(f"{arguments.name} is deleted")
-    return 0
+    client.find().call("DELETE", client.path("functions", name))
+    print(f"{name} is deleted")

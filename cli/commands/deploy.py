@@ -1,6 +1,5 @@
 """`pilotlight deploy --from URL`: push a folder of a git repository that lies elsewhere."""
 
-import argparse
 import signal
 import subprocess
 import sys
@@ -9,7 +8,9 @@ from pathlib import Path, PurePosixPath
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from cli import client, git
+import click
+
+from cli import client, git, output
 from pilotlight.problems import Problem
 
 if TYPE_CHECKING:
@@ -23,42 +24,27 @@ _AUTHOR = {
 }
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Take what to deploy, and as which app."""
-    parser.add_argument(
-        "--from", dest="source", required=True, metavar="URL", help="the git repository: URL or path"
-    )
-    parser.add_argument(
-        "--ref", default="HEAD", metavar="REF", help="a branch, tag or commit (default: its HEAD)"
-    )
-    parser.add_argument(
-        "--path", default="", metavar="SUB/FOLDER", help="the folder to deploy (default: all of it)"
-    )
-    parser.add_argument(
-        "--app", metavar="NAME", help="the app (default: the name of that folder or repository)"
-    )
-
-
-def run(arguments: argparse.Namespace) -> int:
+@click.command()
+@click.option("--from", "source", required=True, metavar="URL", help="the git repository: URL or path")
+@click.option("--ref", default="HEAD", metavar="REF", help="a branch, tag or commit (default: its HEAD)")
+@click.option("--path", default="", metavar="SUB/FOLDER", help="the folder to deploy (default: all of it)")
+@click.option("--app", metavar="NAME", help="the app (default: the name of that folder or repository)")
+def command(*, source: str, ref: str, path: str, app: str | None) -> int:
     """Fetch, cut the folder out, push; the build's lines come live on stderr. Raises Problem."""
     platform = client.find()
-    folder = _folder(arguments.path)
-    name = folder.name or PurePosixPath(arguments.source.rstrip("/")).name.removesuffix(".git")
-    app = git.check_app(arguments.app) if arguments.app else git.app_name(name)
+    folder = _folder(path)
+    name = folder.name or PurePosixPath(source.rstrip("/")).name.removesuffix(".git")
+    app = git.check_app(app) if app else git.app_name(name)
     signal.signal(signal.SIGTERM, _exit)  # so that the folder goes, too, when this process is ended
     with tempfile.TemporaryDirectory(prefix="pilotlight-deploy-") as temporary:
         from git import Repo
 
         with Repo.init(temporary, bare=True) as repository:
-            commit = _fetch(repository, arguments.source, arguments.ref)
-            tree = _tree(repository, commit, folder, arguments)
-            title = (
-                f"Deploy {folder} of {arguments.source} at {commit}"
-                if folder.name
-                else (f"Deploy {arguments.source} at {commit}")
-            )
+            commit = _fetch(repository, source, ref)
+            tree = _tree(repository, commit, folder, f"{source} at {ref}")
+            what = f"{folder} of {source}" if folder.name else source
             with repository.git.custom_environment(**_AUTHOR):
-                made = repository.git.commit_tree(tree, "-m", title)
+                made = repository.git.commit_tree(tree, "-m", f"Deploy {what} at {commit}")
         return _push(Path(temporary), platform, app, made)
 
 
@@ -84,13 +70,11 @@ def _fetch(repository: "Repo", source: str, ref: str) -> str:
     try:
         repository.git.check_unsafe_protocols(source)
         try:
-            repository.git.fetch("--quiet", "--depth=1", "--no-tags", source, ref)
+            _run_fetch(repository, "--depth=1", "--no-tags", source, ref)
             return str(repository.git.rev_parse("FETCH_HEAD^{commit}"))
         except GitCommandError:
             # Some servers give no single commit by its id, and none knows a shortened one
-            repository.git.fetch(
-                "--quiet", source, "+refs/heads/*:refs/remotes/from/*", "+refs/tags/*:refs/tags/*"
-            )
+            _run_fetch(repository, source, "+refs/heads/*:refs/remotes/from/*", "+refs/tags/*:refs/tags/*")
             return str(repository.git.rev_parse("--verify", f"{ref}^{{commit}}"))
     except UnsafeProtocolError as error:
         raise Problem("invalid-request", f"{source}: this kind of address is not allowed.") from error
@@ -98,7 +82,29 @@ def _fetch(repository: "Repo", source: str, ref: str) -> str:
         raise Problem("invalid-request", f"{ref} of {source} can't be read: {_words(error)}") from error
 
 
-def _tree(repository: "Repo", commit: str, folder: PurePosixPath, arguments: argparse.Namespace) -> str:
+def _run_fetch(repository: "Repo", *words: str) -> None:
+    """Run git fetch, and show how far it is, once git tells: before that it may ask for a password.
+
+    Raises GitCommandError.
+    """
+    if not sys.stderr.isatty():
+        repository.git.fetch("--quiet", *words)
+        return
+    from git.cmd import handle_process_output
+
+    with output.telling() as tell:
+        said: list[str] = []
+
+        def hear(line: str) -> None:
+            tell(line.strip()) if "%" in line else said.append(line)
+
+        fetch = repository.git.fetch("--progress", *words, as_process=True, universal_newlines=True)
+        handle_process_output(fetch, None, hear, finalizer=None, decode_streams=False)
+        fetch.wait(stderr="".join(said))
+
+
+def _tree(repository: "Repo", commit: str, folder: PurePosixPath, where: str) -> str:
+    """Return the tree of a folder. Raises Problem where there is none."""
     from git import GitCommandError
 
     if not folder.name:
@@ -110,10 +116,7 @@ def _tree(repository: "Repo", commit: str, folder: PurePosixPath, arguments: arg
     except GitCommandError:
         pass  # there is nothing of that name
     folders = repository.git.ls_tree("-d", "--name-only", commit).replace("\n", ", ") or "none"
-    raise Problem(
-        "not-found",
-        f"There is no folder {folder} in {arguments.source} at {arguments.ref}. There are: {folders}",
-    )
+    raise Problem("not-found", f"There is no folder {folder} in {where}. There are: {folders}")
 
 
 def _push(repository: Path, platform: client.Platform, app: str, commit: str) -> int:

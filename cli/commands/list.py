@@ -1,37 +1,29 @@
 """`pilotlight list`: the functions."""
 
-import argparse
+import click
 
 from cli import client, output
+from cli.commands import flags
+
+_HEADS = (
+    *("FUNCTION", "APP", "RUNTIME", "ACCESS", "REVISION", "COMMIT"),
+    *("UPDATED", "INSTANCES", "CALLS", "URL"),
+)
+_SPARE = ("APP", "COMMIT", "REVISION", "ACCESS", "UPDATED", "CALLS", "INSTANCES", "RUNTIME")
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Take --json."""
-    parser.add_argument("--json", action="store_true", help="print JSON for machines")
-
-
-def run(arguments: argparse.Namespace) -> int:
+@click.command()
+@flags.as_json
+def command(*, as_json: bool) -> None:
     """Print what the platform knows of each function. Raises Problem."""
     platform = client.find()
     functions = platform.get(client.path("functions"))["functions"]
-    if arguments.json:
+    if as_json:
         output.show_json(functions)
-        return 0
+        return
     if not functions:
         output.note("No function is deployed yet. Make one with: pilotlight new python hello")
-        return 0
-    heads = (
-        "FUNCTION",
-        "APP",
-        "RUNTIME",
-        "ACCESS",
-        "REVISION",
-        "COMMIT",
-        "UPDATED",
-        "INSTANCES",
-        "CALLS",
-        "URL",
-    )
+        return
     rows = [
         (
             each["name"],
@@ -47,5 +39,4 @@ def run(arguments: argparse.Namespace) -> int:
         )
         for each in functions
     ]
-    print(output.table(heads, rows))
-    return 0
+    output.show_table(_HEADS, rows, _SPARE)

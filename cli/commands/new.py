@@ -1,8 +1,10 @@
 """`pilotlight new RUNTIME NAME`: a folder with a function that works."""
 
-import argparse
 import shutil
 from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
 
 from cli import git
 from pilotlight.ids import NAME_RULE, is_name
@@ -12,27 +14,35 @@ from runtimes.declaration import load_all
 _PLACEHOLDER = "__NAME__"
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the runtime and the name."""
-    parser.add_argument("runtime", metavar="RUNTIME", help="python, node, native: a folder of runtimes/")
-    parser.add_argument("name", metavar="NAME", help="the function; also the folder that is made here")
+def _runtimes(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the runtimes that begin so."""
+    return [
+        CompletionItem(name, help=runtime.title)
+        for name, runtime in load_all().items()
+        if name.startswith(incomplete)
+    ]
 
 
-def run(arguments: argparse.Namespace) -> int:
+@click.command()
+@click.argument(
+    "runtime",
+    metavar="RUNTIME",
+    help="python, node, native: a folder of runtimes/",
+    shell_complete=_runtimes,
+)
+@click.argument("name", metavar="NAME", help="the function; also the folder that is made here")
+def command(runtime: str, name: str) -> None:
     """Copy the runtime's template. Raises Problem."""
     runtimes = load_all()
-    if arguments.runtime not in runtimes:
-        raise Problem(
-            "invalid-request", f"There is no runtime {arguments.runtime!r}. There are: {', '.join(runtimes)}"
-        )
-    if not is_name(arguments.name):
-        raise Problem("invalid-request", f"{arguments.name!r} can't name a function. A name has {NAME_RULE}.")
-    create(runtimes[arguments.runtime].template, Path.cwd() / arguments.name, arguments.name)
-    where = begin_repository(Path.cwd() / arguments.name)
-    print(f"Made {arguments.name}/{where}. Next:")
-    print(f"  cd {arguments.name} && git add . && git commit -m {arguments.name}")
+    if runtime not in runtimes:
+        raise Problem("invalid-request", f"There is no runtime {runtime!r}. There are: {', '.join(runtimes)}")
+    if not is_name(name):
+        raise Problem("invalid-request", f"{name!r} can't name a function. A name has {NAME_RULE}.")
+    create(runtimes[runtime].template, Path.cwd() / name, name)
+    where = begin_repository(Path.cwd() / name)
+    print(f"Made {name}/{where}. Next:")
+    print(f"  cd {name} && git add . && git commit -m {name}")
     print("  pilotlight remote add && git push pilotlight main")
-    return 0
 
 
 def begin_repository(folder: Path) -> str:

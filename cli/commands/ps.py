@@ -1,25 +1,25 @@
 """`pilotlight ps`: the instances that run now."""
 
-import argparse
+import click
 
 from cli import client, output
+from cli.commands import flags
+
+_HEADS = ("FUNCTION", "INSTANCE", "STATE", "AGE", "LAST USED", "MEMORY", "CPU", "PROCESSES", "START")
+_SPARE = ("START", "PROCESSES", "CPU", "AGE", "STATE", "LAST USED")
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Take --json."""
-    parser.add_argument("--json", action="store_true", help="print JSON for machines")
-
-
-def run(arguments: argparse.Namespace) -> int:
+@click.command()
+@flags.as_json
+def command(*, as_json: bool) -> None:
     """Print each instance with what it uses. Raises Problem."""
     instances = client.find().get(client.path("instances"))["instances"]
-    if arguments.json:
+    if as_json:
         output.show_json(instances)
-        return 0
+        return
     if not instances:
         output.note("No instance runs; the next call starts one.")
-        return 0
-    heads = ("FUNCTION", "INSTANCE", "STATE", "AGE", "LAST USED", "MEMORY", "CPU", "PROCESSES", "START")
+        return
     rows = [
         (
             each["function"],
@@ -34,5 +34,4 @@ def run(arguments: argparse.Namespace) -> int:
         )
         for each in instances
     ]
-    print(output.table(heads, rows))
-    return 0
+    output.show_table(_HEADS, rows, _SPARE)

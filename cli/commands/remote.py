@@ -1,28 +1,26 @@
 """`pilotlight remote add`: connect this git repository to the platform."""
 
-import argparse
 from pathlib import Path
 
+import click
+
 from cli import client, git
+from cli.group import Group
 from pilotlight.problems import Problem
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the app's name."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    adding = actions.add_parser(
-        "add", help="add the git remote 'pilotlight', with its key, for this repository only"
-    )
-    adding.add_argument(
-        "--app", metavar="NAME", help="the app (default: the name of the repository's folder)"
-    )
+@click.group(cls=Group, no_args_is_help=False)
+def command() -> None:
+    """Git remotes."""
 
 
-def run(arguments: argparse.Namespace) -> int:
+@command.command(help="Add the git remote 'pilotlight', with its key, for this repository only.")
+@click.option("--app", metavar="NAME", help="the app (default: the name of the repository's folder)")
+def add(app: str | None) -> None:
     """Add the remote, or let it point to where the platform is now. Raises Problem."""
     platform = client.find()
     repository = git.top(Path.cwd())
-    app = git.check_app(arguments.app) if arguments.app else git.app_name(repository.name)
+    app = git.check_app(app) if app else git.app_name(repository.name)
     if platform.key is None:
         raise Problem(
             "key-required",
@@ -40,4 +38,3 @@ def run(arguments: argparse.Namespace) -> int:
     git.keep_key(repository, platform.url, platform.key)
     branch = git.attempt(repository, "symbolic-ref", "--short", "HEAD").stdout.strip() or "main"
     print(f"The remote {git.REMOTE!r} is {url}. Next: git push {git.REMOTE} {branch}")
-    return 0

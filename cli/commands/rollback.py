@@ -1,31 +1,30 @@
 """`pilotlight rollback NAME [REVISION]`: make a former revision live again."""
 
-import argparse
+import click
 
-from cli import client, output
+from cli import client, complete, output
+from cli.commands import flags
 from pilotlight.problems import Problem
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the function's name and the revision."""
-    parser.add_argument("name", metavar="NAME", help="the function")
-    parser.add_argument(
-        "revision", nargs="?", metavar="REVISION", help="its first characters (default: the one before)"
-    )
-
-
-def run(arguments: argparse.Namespace) -> int:
+@click.command()
+@flags.function
+@click.argument(
+    "revision",
+    required=False,
+    metavar="[REVISION]",
+    help="its first characters, see pilotlight revisions (default: the one before)",
+    shell_complete=complete.revisions,
+)
+def command(name: str, revision: str | None) -> None:
     """Switch, and tell what is live now. Raises Problem."""
     platform = client.find()
-    wanted = {}
-    if arguments.revision is not None:
-        wanted["revision"] = _resolve(platform, arguments.name, arguments.revision)
-    live = platform.call("POST", client.path("functions", arguments.name, "rollback"), wanted)
+    wanted = {} if revision is None else {"revision": _resolve(platform, name, revision)}
+    live = platform.call("POST", client.path("functions", name, "rollback"), wanted)
     print(
-        f"{arguments.name} is at revision {live['id'][:12]} again "
+        f"{name} is at revision {live['id'][:12]} again "
         f"(commit {live['commit'][:10]}, built {output.ago(live['created'])} ago)"
     )
-    return 0
 
 
 def _resolve(platform: client.Platform, function: str, start: str) -> str:

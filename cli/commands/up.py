@@ -1,6 +1,5 @@
 """`pilotlight up`: the whole platform on this machine, in the foreground."""
 
-import argparse
 import asyncio
 import json
 import logging
@@ -11,6 +10,8 @@ import socket
 import time
 from pathlib import Path
 from typing import Any, Final
+
+import click
 
 from cli import client, delegation, listener, output
 from cli.client import Platform
@@ -30,15 +31,12 @@ _CLAIM_WITHIN: Final = 25.0
 """Seconds that the services of a platform that was killed may still need to stop (serve.STOP_WITHIN)."""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Take the settings."""
-    flags.add(parser)
-    parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
-
-
-def run(arguments: argparse.Namespace) -> int:
+@click.command(epilog=flags.EPILOG)
+@flags.settings
+@flags.descriptors("lifeline")
+def command(*, lifeline: int | None, **chosen: Any) -> None:
     """Run the platform until SIGINT or SIGTERM. Raises Problem."""
-    settings = flags.settings(arguments)
+    settings = flags.chosen(chosen)
     configure_logging("up")
     data = DataFolder(settings.data)
     prepare(data)
@@ -47,11 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
     delegation.request()
     _clear(data)
     try:
-        asyncio.run(_run(settings, data, port, claim, flags.adopt(arguments.lifeline)))
+        asyncio.run(_run(settings, data, port, claim, flags.adopt(lifeline)))
     finally:
         data.platform.unlink(missing_ok=True)
         _clear(data)
-    return 0
 
 
 async def _run(

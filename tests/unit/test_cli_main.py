@@ -18,7 +18,7 @@ def test_help_names_every_command(capsys):
 
 def test_no_argument_shows_the_help(capsys):
     assert main([]) == 0
-    assert "usage: pilotlight" in capsys.readouterr().out
+    assert "Usage: pilotlight" in capsys.readouterr().out
 
 
 def test_version_is_that_of_the_package(capsys):
@@ -35,16 +35,37 @@ def test_an_unknown_command_exits_with_2_and_suggests_a_near_one(capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name, capsys):
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Usage: pilotlight {name}" in shown
+    assert main(["help", name]) == 0
+    assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["list", "--jsn"], "'--jsn'. Did you mean '--json'? See pilotlight list --help"),
+        (["secrets"], "Missing command. See pilotlight secrets --help"),
+        (["secrets", "sat"], "Did you mean 'set'? There are: list, set, delete."),
+        (["invoke"], "Missing argument 'NAME'. See pilotlight invoke --help"),
+        (["invoke", "hello", "-H", "nothing"], "write it like 'Name: value'. See pilotlight invoke --help"),
+        (["logs", "hello", "--tail", "all"], "'all' is not a valid integer. See pilotlight logs --help"),
+        (["bench", "warn"], "Did you mean 'warm'?"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2_and_says_where_to_read_more(words, said, capsys):
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert said in captured.err
+
+
+def test_what_a_bench_takes_is_left_to_the_bench(capsys):
     with pytest.raises(SystemExit) as ended:
-        main([name, "--help"])
+        main(["bench", "warm", "--help"])
     assert ended.value.code == 0
-    assert f"usage: pilotlight {name}" in capsys.readouterr().out
-
-
-def test_a_wrong_flag_exits_with_2():
-    with pytest.raises(SystemExit) as ended:
-        main(["list", "--nonsense"])
-    assert ended.value.code == 2
+    assert "--quick" in capsys.readouterr().out
 
 
 def test_a_refusal_goes_to_stderr_with_exit_code_1(monkeypatch, capsys):
@@ -61,7 +82,8 @@ def test_a_refusal_goes_to_stderr_with_exit_code_1(monkeypatch, capsys):
 def test_help_imports_no_command_and_no_service():
     script = (
         "import sys; from cli.main import main; main(['--help']);"
-        "print([name for name in sys.modules if name.startswith(('cli.commands', 'asyncio', 'aiohttp'))])"
+        "kinds = ('cli.commands', 'rich', 'argparse', 'asyncio', 'aiohttp', 'http');"
+        "print([name for name in sys.modules if name.startswith(kinds)])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
