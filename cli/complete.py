@@ -23,11 +23,7 @@ def functions(_context: click.Context, _parameter: click.Parameter, incomplete: 
 def revisions(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the revisions of the function that stands before."""
     name = context.params.get("name")
-    return (
-        []
-        if name is None
-        else [id_[:12] for id_ in _fitting(_ask("functions", name, "revisions"), "id", incomplete)]
-    )
+    return [] if name is None else _fitting(_ask("functions", name, "revisions"), "id", incomplete)
 
 
 def keys(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:

@@ -6,6 +6,7 @@ through a pipe is plain, and nothing of it is cut.
 
 import contextlib
 import json
+import re
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from cli import terminal
 
+_NUMBER: Final = re.compile(r"(\d[^A-Za-z]*( .*)?|-|)")
 _LONG: Final = 0.5  # seconds after which somebody wonders what is going on
 
 
@@ -47,8 +49,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def at_right(cells: Sequence[str]) -> bool:
-    """Tell whether a column looks like numbers."""
-    return bool(cells) and all(cell[:1].isdigit() or cell in ("", "-") for cell in cells)
+    """Tell whether a column looks like numbers, with or without units; ids that begin with a digit don't."""
+    return bool(cells) and all(map(_NUMBER.fullmatch, cells))
 
 
 def ago(then: float, now: float | None = None) -> str:

@@ -21,7 +21,7 @@ def list_(*, as_json: bool) -> None:
         output.show_json(found)
         return
     rows = [(each["id"], each["name"], f"{output.ago(each['created'])} ago") for each in found]
-    output.show_table(("ID", "NAME", "CREATED"), rows)
+    output.show_table(("ID", "NAME", "CREATED"), rows, spare=("CREATED",))
 
 
 @command.command(help="Create one and print it; it is told only once.")

@@ -30,7 +30,7 @@ def command(*, as_json: bool) -> None:
             each["app"],
             each["config"]["runtime"],
             each["config"]["access"],
-            each["revision"][:12],
+            each["revision"],
             each["commit"][:10],
             f"{output.ago(each['updated'])} ago",
             str(each["instances"]),

@@ -22,7 +22,7 @@ def command(name: str, *, as_json: bool) -> None:
         return
     rows = [
         (
-            each["id"][:12],
+            each["id"],
             "yes" if each["id"] == live else "",
             each["commit"][:10],
             f"{output.ago(each['created'])} ago",

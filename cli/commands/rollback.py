@@ -22,7 +22,7 @@ def command(name: str, revision: str | None) -> None:
     wanted = {} if revision is None else {"revision": _resolve(platform, name, revision)}
     live = platform.call("POST", client.path("functions", name, "rollback"), wanted)
     print(
-        f"{name} is at revision {live['id'][:12]} again "
+        f"{name} is at revision {live['id']} again "
         f"(commit {live['commit'][:10]}, built {output.ago(live['created'])} ago)"
     )
 
@@ -33,6 +33,6 @@ def _resolve(platform: client.Platform, function: str, start: str) -> str:
     fitting = [each["id"] for each in kept if each["id"].startswith(start)]
     if len(fitting) == 1:
         return str(fitting[0])
-    known = ", ".join(each["id"][:12] for each in kept)
+    known = ", ".join(each["id"] for each in kept)
     what = "More than one revision starts" if fitting else "No revision that is kept starts"
     raise Problem("not-found", f"{what} with {start}. There are, newest first: {known}")

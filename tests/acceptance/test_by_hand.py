@@ -78,7 +78,45 @@ def test_rollback_takes_the_start_of_a_revision(up):
     assert call(up, "versions").text == "one"
     unknown = up.run("rollback", "versions", "zzzz")
     assert unknown.returncode == 1
-    assert first[:12] in unknown.stderr
+    assert first in unknown.stderr
+    kept = json.loads(up.run("revisions", "versions", "--json").stdout)
+    assert [each["id"] for each in kept if each["live"]] == [first]
+    assert len(kept) == 2
+    (shown,) = [line for line in up.run("revisions", "versions").stdout.splitlines() if "yes" in line]
+    assert shown.startswith(f"{first}  ")
+    assert up.run("revisions", "nobody").returncode == 1
+
+
+def test_invoke_and_logs_print_json_for_machines(up):
+    answer = (
+        "def handle(request):\n"
+        "    print('said it')\n"
+        "    body = b'\\xff' if request.path == '/binary' else 'text'\n"
+        "    return 418, body\n"
+    )
+    App.make(up, "machine", {"handler.py": answer}).deploy()
+    done = up.run("invoke", "machine", "--json")
+    assert done.returncode == 1, "a status from 400 on is a failure for scripts"
+    told = json.loads(done.stdout)
+    assert (told["status"], told["body"], told["headers"]["pilotlight-start"]) == (418, "text", "cold")
+    assert (
+        json.loads(up.run("invoke", "machine", "--json", "--path", "binary").stdout)["body_base64"] == "/w=="
+    )
+    first, second = map(json.loads, up.run("logs", "machine", "--json").stdout.splitlines())
+    assert first["line"] == second["line"] == "said it"
+    assert first["time"] < second["time"]
+
+
+def test_a_shell_completes_the_names_of_functions(up):
+    App.make(up, "completed", HELLO).deploy()
+    script = (
+        "source <(pilotlight completion bash); COMP_WORDS=(pilotlight logs comp); COMP_CWORD=2;"
+        "_pilotlight_completion pilotlight; echo ${COMPREPLY[@]}"
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], env=up.environment(), capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("completed\n", "")
 
 
 def test_a_deleted_function_is_gone_and_its_name_free(up):

@@ -12,6 +12,12 @@ def test_a_table_aligns_its_columns():
     )
 
 
+def test_an_id_that_begins_with_a_digit_is_no_number():
+    assert (
+        output.table(("ID", "AGE"), [("01m8", "5 s"), ("2x", "12 s")]) == "ID     AGE\n01m8   5 s\n2x    12 s"
+    )
+
+
 def test_a_table_without_rows_is_its_heads():
     assert output.table(("NAME", "CALLS"), []) == "NAME  CALLS"
 
