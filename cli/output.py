@@ -76,6 +76,11 @@ def milliseconds(duration: float) -> str:
     return f"{duration:.1f} ms"
 
 
+def with_remedy(reason: str, remedy: str) -> str:
+    """Join what is the matter and what to do about it to one line."""
+    return f"{reason.removesuffix('.')}. {remedy}" if reason and remedy else reason or remedy
+
+
 def show_json(value: Any) -> None:
     """Print a value for machines."""
     json.dump(value, sys.stdout, indent=2)

@@ -23,6 +23,9 @@ def command(*, as_json: bool) -> int:
         terminal.show_checks(("KEPT", "GUARANTEE, REASON AND REMEDY"), rows)
     else:
         heads = ("GUARANTEE", "KEPT", "REASON AND REMEDY")
-        lines = [(each.name, "yes" if each.kept else "NO", f"{each.reason} {each.remedy}") for each in found]
+        lines = [
+            (each.name, "yes" if each.kept else "NO", output.with_remedy(each.reason, each.remedy))
+            for each in found
+        ]
         print(output.table(heads, lines))
     return 0 if all(each.kept or not each.needed for each in found) else 1

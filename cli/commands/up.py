@@ -90,7 +90,7 @@ def _serving(data: DataFolder, url: str) -> None:
     print(f"Pilotlight is ready on {url}", flush=True)
     for guarantee in guarantees:
         if not guarantee["kept"]:
-            why = f"{guarantee['reason']} {guarantee['remedy']}"
+            why = output.with_remedy(guarantee["reason"], guarantee["remedy"])
             output.note(f"Not guaranteed on this machine: {guarantee['name']}. {why}")
 
 

@@ -31,6 +31,19 @@ def test_ages_are_rounded_to_one_unit(seconds, text):
 
 
 @pytest.mark.parametrize(
+    ("reason", "remedy", "text"),
+    [
+        ("it is so", "Do that.", "it is so. Do that."),
+        ("It is so.", "Do that.", "It is so. Do that."),
+        ("2.47", "", "2.47"),
+        ("", "", ""),
+    ],
+)
+def test_a_reason_and_its_remedy_are_told_apart(reason, remedy, text):
+    assert output.with_remedy(reason, remedy) == text
+
+
+@pytest.mark.parametrize(
     ("count", "text"),
     [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KB"), (3 << 20, "3.0 MB"), (5 << 40, "5120.0 GB")],
 )
