@@ -51,7 +51,9 @@ async def test_stopping_an_instance_leaves_no_process_socket_or_lease(service: S
     lease = await service.acquire("stopped")
     child = "import subprocess\nsubprocess.Popen(['sleep', '4711.25'], start_new_session=True)\nresult = 1"
     assert await support.request(lease, child) == (200, "1")
-    assert _processes("4711.25")
+    async with asyncio.timeout(10):
+        while not _processes("4711.25"):
+            await asyncio.sleep(0.01)
     await service.client.invocations.stop(lease.id, "test")
     assert not _processes("4711.25")
     assert not Path(lease.socket).exists()
