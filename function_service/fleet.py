@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from function_service import coldstart, scaler
-from function_service.contract import Ended, Lease, Recall, Revision, RouteTable
+from function_service.contract import Ended, Lease, Recall, Revision, RouteTable, Stages
 from function_service.engines.base import Engine
 from function_service.instance import Instance, State
 from function_service.keeper import Keeper
@@ -37,6 +37,10 @@ _LAST_WORDS = 0.5  # seconds to read what an instance has printed once it is dea
 _RETRY = 10.0  # seconds until an instance is started again that nobody waits for, and that failed
 
 Event = RouteTable | Recall | Ended
+
+
+def _unobserved(_runtime: str, _stages: Stages) -> None:
+    """Do nothing with what a start has taken."""
 
 
 class Fleet:
@@ -67,6 +71,9 @@ class Fleet:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._scaler: asyncio.Task[None] | None = None
         self._closing = False
+        self.observe: Callable[[str, Stages], None] = lambda _runtime, _stages: (
+            None
+        )  # told of each cold start
         self.started = 0  # cold starts since the service started
         self.failed = 0
 
@@ -247,6 +254,7 @@ class Fleet:
             self.failed += 1
             raise
         self.started += 1
+        self.observe(revision.config.runtime, instance.stages)
         return instance
 
     async def rehearse(self, revision: Revision, wait: float) -> None:

@@ -2,18 +2,56 @@
 
 from collections import Counter
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import Counter as PrometheusCounter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from function_service.contract import Usage
+from function_service.contract import Layer, Stages, Usage
 from function_service.fleet import Fleet
+
+_STAGE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)  # seconds
+_STEP_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0)  # seconds
 
 
 class Metrics:
-    """Counts calls as gateways report them; the rest is read from the fleet when asked."""
+    """Counts what happens; how things stand is read from the fleet and the layers when asked."""
 
     def __init__(self) -> None:
         self._calls: Counter[str] = Counter()
+        self._registry = CollectorRegistry()
+        self._stages = Histogram(
+            "pilotlight_cold_start_stage_seconds",
+            "What each stage of a cold start took; 0 where it came out of a cache.",
+            ["stage", "runtime"],
+            buckets=_STAGE_BUCKETS,
+            registry=self._registry,
+        )
+        self._lookups = PrometheusCounter(
+            "pilotlight_layer_cache_lookups",
+            "Layers that a build asked for, by whether they were there.",
+            ["result"],
+            registry=self._registry,
+        )
+        self._steps = Histogram(
+            "pilotlight_build_step_seconds",
+            "Steps of builds, by how they ended.",
+            ["result"],
+            buckets=_STEP_BUCKETS,
+            registry=self._registry,
+        )
+
+    def started(self, runtime: str, stages: Stages) -> None:
+        """Take a cold start into account."""
+        for stage in ("container", "runtime", "code"):
+            self._stages.labels(stage, runtime).observe(getattr(stages, stage) / 1000)
+
+    def looked_up(self, *, found: bool) -> None:
+        """Count a look into the layer cache."""
+        self._lookups.labels("hit" if found else "miss").inc()
+
+    def built(self, seconds: float, *, succeeded: bool) -> None:
+        """Take a step of a build into account."""
+        self._steps.labels("succeeded" if succeeded else "failed").observe(seconds)
 
     def call(self, call: Usage) -> None:
         """Count a call."""
@@ -27,16 +65,17 @@ class Metrics:
         """Drop the counts of a function that is deleted."""
         del self._calls[function]
 
-    def text(self, fleet: Fleet) -> str:
+    def text(self, fleet: Fleet, layers: list[Layer]) -> str:
         """Return everything in Prometheus' text format."""
-        registry = CollectorRegistry()
-        registry.register(_Snapshot(fleet))
-        return generate_latest(registry).decode()
+        present = CollectorRegistry()
+        present.register(_Present(fleet, layers))
+        return generate_latest(self._registry).decode() + generate_latest(present).decode()
 
 
-class _Snapshot:
-    def __init__(self, fleet: Fleet) -> None:
+class _Present:
+    def __init__(self, fleet: Fleet, layers: list[Layer]) -> None:
         self._fleet = fleet
+        self._layers = layers
 
     def collect(self) -> list[Metric]:
         instances = GaugeMetricFamily(
@@ -49,4 +88,10 @@ class _Snapshot:
         failures = CounterMetricFamily(
             "pilotlight_failed_starts", "Instances that failed to start.", self._fleet.failed
         )
-        return [instances, starts, failures]
+        size = GaugeMetricFamily("pilotlight_layer_cache_bytes", "Layers on the disk.", labels=["kind"])
+        bytes_of: Counter[str] = Counter()
+        for layer in self._layers:
+            bytes_of[layer.kind] += layer.size
+        for kind, count in bytes_of.items():
+            size.add_metric([kind], count)
+        return [instances, starts, failures, size]

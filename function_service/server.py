@@ -76,6 +76,7 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
         fleet = Fleet(engine, pool, snapshots, registry, layers, logs, keeper)
         stack.push_async_callback(fleet.close)
         metrics = Metrics()
+        fleet.observe = metrics.started
         invocations = InvocationsDoor(registry, fleet, metrics)
         server = Server(
             data.socket("function-service"),
@@ -86,7 +87,7 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
                 ),
                 Vault: VaultDoor(registry, snapshots, invocations),
                 Builds: BuildsDoor(
-                    registry, fleet, layers, logs, engine, interpreters, data.builds, invocations
+                    registry, fleet, layers, logs, engine, interpreters, data.builds, invocations, metrics
                 ),
             },
         )

@@ -265,7 +265,7 @@ class ControlDoor:
 
     async def metrics(self) -> str:
         """Return the metrics."""
-        return self._metrics.text(self._fleet)
+        return self._metrics.text(self._fleet, await asyncio.to_thread(self._layers.all))
 
     async def guarantees(self) -> list[Guarantee]:
         """List the guarantees."""
@@ -322,6 +322,7 @@ class BuildsDoor:
         interpreters: tuple[Interpreter, ...],
         builds: Path,
         invocations: InvocationsDoor,
+        metrics: Metrics,
     ) -> None:
         self._registry = registry
         self._fleet = fleet
@@ -331,6 +332,7 @@ class BuildsDoor:
         self._interpreters = interpreters
         self._builds = builds
         self._invocations = invocations
+        self._metrics = metrics
 
     async def runtimes(self) -> list[str]:
         """List the runtimes of this machine."""
@@ -361,13 +363,21 @@ class BuildsDoor:
         for mount in job.mounts:
             if mount.writable:
                 self._below_builds(mount.source)
-        async with contextlib.aclosing(self._engine.run(job)) as items:
-            async for item in items:
-                yield item
+        began = time.perf_counter()
+        succeeded = False
+        try:
+            async with contextlib.aclosing(self._engine.run(job)) as items:
+                async for item in items:
+                    succeeded = isinstance(item, Exit) and item.code == 0 and not item.reason
+                    yield item
+        finally:
+            self._metrics.built(time.perf_counter() - began, succeeded=succeeded)
 
     async def has_layer(self, digest: str) -> bool:
         """Tell whether a layer is there."""
-        return self._layers.has(digest)
+        found = self._layers.has(digest)
+        self._metrics.looked_up(found=found)
+        return found
 
     async def seal_layer(self, digest: str, folder: str, description: str) -> None:
         """Move a built folder into the store."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from prometheus_client.parser import text_string_to_metric_families
 
 from function_service.contract import Exit, Job, Mount, Output
 from pilotlight.problems import Problem
@@ -310,3 +311,17 @@ async def test_a_job_that_fills_the_disk_is_killed(service: Service) -> None:
     items = [item async for item in service.client.builds.run(job)]
     assert isinstance(items[-1], Exit)
     assert "more than 8 MB" in items[-1].reason
+
+
+async def test_metrics_tell_starts_layers_and_builds(service: Service) -> None:
+    await service.deploy("measured", HELLO)
+    await service.ask("measured")
+    job = Job(runtime="native", command=("false",), mounts=(), folder="/tmp")
+    assert [item async for item in service.client.builds.run(job)] == [Exit(1)]
+    text = await service.client.control.metrics()
+    values = {s.name: s.value for family in text_string_to_metric_families(text) for s in family.samples}
+    assert values["pilotlight_cold_start_stage_seconds_count"] >= 1
+    assert values["pilotlight_layer_cache_lookups_total"] >= 1
+    assert values["pilotlight_layer_cache_bytes"] > 0
+    assert values["pilotlight_build_step_seconds_count"] >= 1
+    assert values["pilotlight_cold_starts_total"] >= 1
