@@ -53,6 +53,8 @@ class Snapshots:
         self._snapshots: dict[str, _Snapshot] = {}  # by revision
         self._unfit: dict[str, str] = {}  # revision → why it can't have one
         self._making = asyncio.Lock()
+        self._live: set[str] = set()  # revisions
+        self._changed_secrets: set[str] = set()  # since the making of the present one began
 
     def __contains__(self, revision: str) -> bool:
         return revision in self._snapshots
@@ -92,6 +94,7 @@ class Snapshots:
             if revision.id in self._snapshots:
                 return
             interpreter = self._interpreters[revision.config.runtime]
+            self._changed_secrets.clear()
             try:
                 async with asyncio.timeout(_DEADLINE):
                     sandbox = await self._engine.snapshot(interpreter, assignment)
@@ -107,6 +110,9 @@ class Snapshots:
             self._snapshots[revision.id] = made
             sandbox.ended.add_done_callback(lambda _: self._ended(made))
             self._pool.add(revision.id, partial(self._engine.restore, sandbox, assignment), _COPIES)
+            if revision.id not in self._live or self._changed_secrets & set(revision.config.secrets):
+                await self._drop(made, "it was outdated before it was made")
+                return
             _log.info("action=snapshot function=%s revision=%s", revision.config.name, revision.id)
 
     def _ended(self, snapshot: _Snapshot) -> None:
@@ -115,6 +121,7 @@ class Snapshots:
 
     def keep(self, live: set[str]) -> None:
         """Drop those of revisions that are live no more."""
+        self._live = live
         for snapshot in list(self._snapshots.values()):
             if snapshot.revision.id not in live:
                 self._run(self._drop(snapshot, "its revision is live no more"), "drop")
@@ -123,6 +130,7 @@ class Snapshots:
 
     def forget_secret(self, name: str) -> None:
         """Drop those that hold the value of a secret that has changed."""
+        self._changed_secrets.add(name)
         for snapshot in list(self._snapshots.values()):
             if name in snapshot.revision.config.secrets:
                 self._run(self._drop(snapshot, "a secret of it has changed"), "drop")
