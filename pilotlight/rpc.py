@@ -4,7 +4,8 @@ A service's contract is a `typing.Protocol` whose methods are `async def` (one a
 `AsyncIterator` (a stream of answers). `serve` offers an object that has these methods, `Client.of`
 gives back an object that looks just like it. Types come from the annotations; msgspec checks them on both
 sides. A frame is a length (4 bytes, big-endian) and a msgpack array. Cancelling a call on one side
-cancels it on the other; a Problem raised on one side is raised on the other.
+cancels it on the other; a Problem raised on one side is raised on the other. Whoever leaves a stream early
+goes on when the other side has cleaned up after it.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from pilotlight.problems import KINDS, Problem
 _log = logging.getLogger(__name__)
 _LENGTH = struct.Struct(">I")
 _MAX_FRAME = 64 << 20
+_LEAVE_WITHIN = 15.0  # seconds that the other side has for cleaning up a stream that is left
 
 CALL, RESULT, ITEM, END, ERROR, CANCEL = range(6)
 
@@ -323,9 +325,24 @@ class Client:
                     raise Problem(kind, failure.detail, retry_after=failure.retry_after, **failure.extra)
                 return
         finally:
-            del self._waiting[number]
-            if not ended:
-                self._abandon(connection, number, name, method, queue)
+            try:
+                if not ended and method.streams:
+                    await self._leave(connection, number, name, queue)
+                    ended = True
+            finally:
+                del self._waiting[number]
+                if not ended:
+                    self._abandon(connection, number, name, method, queue)
+
+    async def _leave(self, connection: Peer, number: int, name: str, queue: asyncio.Queue[_Frame]) -> None:
+        """Cancel a stream on the other side, and wait until it has ended there."""
+        connection.send(_Frame(CANCEL, number))
+        try:
+            async with asyncio.timeout(_LEAVE_WITHIN):
+                while (await queue.get()).kind == ITEM:
+                    pass
+        except TimeoutError:
+            _log.error("%s was left, and did not end within %g s", name, _LEAVE_WITHIN)
 
     def _abandon(
         self, connection: Peer, number: int, name: str, method: _Method, queue: asyncio.Queue[_Frame]

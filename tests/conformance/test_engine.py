@@ -168,6 +168,16 @@ while (my $client = $listener->accept) {
 """
 
 
+async def test_a_native_handler_is_read_as_a_shell_reads_it(service: Service) -> None:
+    script = "#!/bin/sh\nprintf '[%s]\\n' \"$@\"\nexit 3\n"
+    revision = await service.prepare(
+        "quoting", {"my server": script}, runtime="native", handler="""'./my server' --title "two words" x"""
+    )
+    with pytest.raises(Problem) as caught:
+        await service.client.builds.verify(revision)
+    assert caught.value.extra["logs"] == ["[--title]", "[two words]", "[x]"]
+
+
 async def test_a_native_program_that_never_listens_is_told_so(service: Service) -> None:
     files = {"server": "#!/bin/sh\necho I am here\nsleep 60\n"}
     revision = await service.prepare("mute", files, runtime="native", handler="server", timeout=1.0)
@@ -289,6 +299,51 @@ async def test_a_job_sees_its_mounts_and_nothing_is_left_of_it(service: Service)
     assert items[-1] == Exit(3)
     assert (build / "made").read_text() == "made\n"
     assert any("Read-only" in item.line for item in items if isinstance(item, Output))
+
+
+_SCATTER = "mkdir -p /build/a/b; echo x > /build/a/b/c; ln -s /etc/passwd /build/a/l; echo made"
+
+
+def _owners(folder: Path) -> set[int]:
+    return {path.lstat().st_uid for path in (folder, *folder.rglob("*"))}
+
+
+@pytest.mark.parametrize(
+    ("rest", "timeout"), [("true", 60.0), ("exit 1", 60.0), ("sleep 60", 0.3), ("kill -9 $$", 60.0)]
+)
+async def test_what_a_job_made_is_its_owners_when_its_end_is_told(
+    service: Service, rest: str, timeout: float
+) -> None:
+    build = service.data.builds / f"owned-{abs(hash(rest))}"
+    build.mkdir()
+    service.give(build)
+    job = Job(
+        runtime="native",
+        command=("sh", "-c", f"{_SCATTER}; {rest}"),
+        mounts=(Mount(str(build), "/build", writable=True),),
+        timeout=timeout,
+    )
+    async for item in service.client.builds.run(job):
+        if isinstance(item, Exit):
+            assert _owners(build) == {service.data.builds.stat().st_uid}
+    assert (build / "a/b/c").exists()
+
+
+async def test_what_a_job_made_is_its_owners_as_soon_as_its_stream_is_left(service: Service) -> None:
+    build = service.data.builds / "left"
+    build.mkdir()
+    service.give(build)
+    job = Job(
+        runtime="native",
+        command=("sh", "-c", f"{_SCATTER}; i=0; while :; do i=$((i+1)); echo x > /build/a/$i; done"),
+        mounts=(Mount(str(build), "/build", writable=True),),
+    )
+    stream = service.client.builds.run(job)
+    assert await anext(stream) == Output("made")
+    await stream.aclose()
+    there = sorted(build.rglob("*"))
+    assert _owners(build) == {service.data.builds.stat().st_uid}
+    assert sorted(build.rglob("*")) == there  # nothing writes any more
 
 
 async def test_a_job_past_its_deadline_is_killed(service: Service) -> None:

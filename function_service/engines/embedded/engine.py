@@ -9,6 +9,7 @@ import contextlib
 import errno
 import logging
 import os
+import shlex
 import shutil
 import time
 from collections.abc import AsyncGenerator
@@ -73,6 +74,7 @@ class EmbeddedEngine:
         self._grants = Grants(data.socket("listeners"))
         self._hierarchy = cgroup.find(data.label)
         self._sandboxes: dict[str, Sandbox] = {}
+        self._taking_back: set[asyncio.Task[None]] = set()  # what jobs have had
         self._next_user = 0
         self._container: str | None = None
 
@@ -95,6 +97,7 @@ class EmbeddedEngine:
         for error in await asyncio.gather(*ends, return_exceptions=True):
             if error is not None:
                 _log.error("A sandbox could not be ended; its zygote's end will do it", exc_info=error)
+        await asyncio.gather(*self._taking_back, return_exceptions=True)
         await self._end_zygotes()
         await self._grants.close()
         await asyncio.to_thread(cgroup.sweep, self._hierarchy, top=True)
@@ -408,14 +411,24 @@ class EmbeddedEngine:
             ended = Exit(1, "the sandbox ended before the command was started")
         finally:
             reader.close()
-            await self.destroy(blank)
-            if self._users.count:
-                await jobs.hand_over(writable, owner, of={handle.uid})
+            work = self._take_back(blank, writable, owner)
+            task = asyncio.create_task(work, name=f"take back {blank.id}")
+            self._taking_back.add(task)
+            task.add_done_callback(self._taking_back.discard)
+            await asyncio.shield(task)
         yield ended  # only now, since whoever waits for it goes on with the folders
+
+    async def _take_back(self, sandbox: Sandbox, writable: list[Path], owner: int) -> None:
+        """End the sandbox of a job, and give its folders to their owner again, however the job ended."""
+        try:
+            await self.destroy(sandbox)
+        finally:
+            if self._users.count:
+                await jobs.hand_over(writable, owner, of={self._handle(sandbox).uid})
 
 
 def _native_command(handler: str) -> list[str]:
-    program, *arguments = handler.split()
+    program, *arguments = shlex.split(handler)  # as the runtime's check has read it
     return [f"/function/{program.removeprefix('./')}", *arguments]
 
 

@@ -15,6 +15,8 @@ class Grants(Protocol):
 
     def stream(self) -> AsyncIterator[int]: ...
 
+    def slow_to_end(self) -> AsyncIterator[int]: ...
+
 
 class Granting:
     def __init__(self) -> None:
@@ -35,6 +37,15 @@ class Granting:
         for number in range(3):
             yield number
         await self.go.wait()
+
+    async def slow_to_end(self) -> AsyncIterator[int]:
+        try:
+            yield 1
+            await asyncio.Event().wait()
+        finally:
+            self.begun.set()
+            await self.go.wait()
+            self.cancelled += 1
 
 
 @pytest.fixture
@@ -96,6 +107,30 @@ async def test_whenever_it_is_cancelled_the_grant_is_either_refused_received_or_
     (result,) = await asyncio.gather(call, return_exceptions=True)
     await settled(client)
     assert [result == "a", orphans == ["a"], target.cancelled == 1].count(True) == 1
+
+
+async def test_who_leaves_a_stream_goes_on_when_the_other_side_has_cleaned_up(wire) -> None:
+    target, client, _ = wire
+    stream = client.of(Grants).slow_to_end()
+    assert await anext(stream) == 1
+    leaving = asyncio.create_task(stream.aclose())
+    await target.begun.wait()
+    assert not leaving.done()
+    target.go.set()
+    await leaving
+    assert target.cancelled == 1
+
+
+async def test_a_stream_whose_service_goes_away_can_be_left(wire) -> None:
+    target, client, _ = wire
+    stream = client.of(Grants).slow_to_end()
+    assert await anext(stream) == 1
+    leaving = asyncio.create_task(stream.aclose())
+    await target.begun.wait()
+    await client.close()
+    async with asyncio.timeout(5):
+        await leaving
+    target.go.set()
 
 
 async def test_leaving_a_stream_early_leaves_nothing_behind(wire) -> None:
