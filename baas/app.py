@@ -18,6 +18,7 @@ from baas.relay import Relay
 from baas.request import Listing, read_request
 from baas.response import answer_response, page_response, problem_response
 from pilotlight.problems import Problem
+from pilotlight.server_name import sign
 
 _log = logging.getLogger(__name__)
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
@@ -36,9 +37,11 @@ class Faces:
 
         async def handle(http: web.BaseRequest) -> web.StreamResponse:
             if http.method == hdrs.METH_GET and http.raw_path == "/metrics":
-                return web.Response(
-                    body=self._metrics.text(),
-                    headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+                return sign(
+                    web.Response(
+                        body=self._metrics.text(),
+                        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+                    )
                 )
             return await self._data(http, None)
 
@@ -51,7 +54,7 @@ class Faces:
             if http.raw_path.startswith(relay.PREFIX):
                 response = await _answered(self._calls.call(http, function))
                 self._metrics.relayed.labels(str(response.status)).inc()
-                return response
+                return sign(response)
             return await self._data(http, app)
 
         return handle
@@ -62,7 +65,7 @@ class Faces:
         method = http.method if http.method in _METHODS else "other"
         self._metrics.duration.labels(method).observe(time.perf_counter() - started)
         self._metrics.requests.labels(method, str(response.status)).inc()
-        return response
+        return sign(response)
 
     async def _document(self, http: web.BaseRequest, app: str | None) -> web.StreamResponse:
         request = await read_request(http, app, short=app is not None)

@@ -9,6 +9,7 @@ from typing import Final, cast
 from aiohttp import web
 
 from pilotlight.problems import Problem
+from pilotlight.server_name import sign
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -25,10 +26,6 @@ class Face:
         self._http = web.Server(
             handler,
             handler_cancellation=True,  # a client that is gone waits for nothing
-            auto_decompress=False,  # bodies are passed on as they are
-            access_log=None,
-            keepalive_timeout=_IDLE,
-            lingering_time=_LINGER,
         )
         self._server: asyncio.Server | None = None
 
@@ -49,7 +46,28 @@ class Face:
     def _connection(self) -> asyncio.Protocol:
         if len(self._http.connections) >= self._limit:
             return _Busy(self._limit)
-        return self._http()
+        return _Connection(
+            self._http,
+            loop=asyncio.get_running_loop(),
+            auto_decompress=False,  # bodies are passed on as they are
+            access_log=None,  # type: ignore[arg-type]  # aiohttp takes None for "no log"
+            keepalive_timeout=_IDLE,
+            lingering_time=_LINGER,
+        )
+
+
+class _Connection(web.RequestHandler):
+    """Signs aiohttp's own answers too, such as those to what is no HTTP."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what could not be parsed."""
+        return sign(super().handle_error(request, status, exc, message))
 
 
 class _Busy(asyncio.Protocol):

@@ -16,6 +16,7 @@ from yarl import URL
 from baas.request import send_continue
 from pilotlight import sockets
 from pilotlight.problems import Problem
+from pilotlight.server_name import sign
 
 PREFIX: Final = "/function/"
 CALLER: Final = "Pilotlight-Caller"
@@ -85,7 +86,7 @@ async def _stream_back(http: web.BaseRequest, answer: aiohttp.ClientResponse) ->
     response = web.StreamResponse(
         status=answer.status, reason=answer.reason, headers=_end_to_end(answer.headers)
     )
-    await response.prepare(http)
+    await sign(response).prepare(http)
     try:
         async for chunk in answer.content.iter_any():
             await response.write(chunk)

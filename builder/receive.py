@@ -13,6 +13,7 @@ from builder.pushes import Pushes
 from builder.repository import Repositories
 from pilotlight.ids import NAME_RULE, is_name
 from pilotlight.problems import Problem
+from pilotlight.server_name import sign_before_sending
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class GitRemote:
     def application(self) -> web.Application:
         """Return the routes."""
         app = web.Application(middlewares=[_problems])
+        app.on_response_prepare.append(sign_before_sending)
         app.router.add_get("/git/{app}.git/info/refs", self.refs)
         app.router.add_post("/git/{app}.git/" + PUSH, self.push)
         app.router.add_post("/git/{app}.git/" + FETCH, self.fetch)

@@ -47,7 +47,7 @@ def require_key(authorization: str | None, keys: Mapping[str, str]) -> str:
         raise Problem(
             "forbidden",
             "The Authorization header holds no key of this platform: the key is wrong or was withdrawn. "
-            "`pilotlight key list` shows the names of those that are valid.",
+            "`pilotlight keys list` shows the names of those that are valid.",
         )
     return found
 

@@ -15,9 +15,10 @@ from gateway.follow import Follower
 from gateway.identity import identify
 from gateway.meter import Meter
 from gateway.relay import Relay
-from gateway.replies import SERVER, fault, problem_response
+from gateway.replies import fault, problem_response
 from gateway.routing import Routes
 from pilotlight.problems import Problem
+from pilotlight.server_name import sign_before_sending
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Platform:
         application = web.Application(
             middlewares=[self._identified, self._refusals, self._keyed], client_max_size=_MAX_JSON
         )
+        application.on_response_prepare.append(sign_before_sending)
         application.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -79,7 +81,6 @@ class Platform:
         response = await handler(request)
         if not response.prepared:
             response.headers["X-Request-Id"] = request_id
-            response.headers["Server"] = SERVER
             if self.closing:
                 response.force_close()
         return response

@@ -6,9 +6,7 @@ import msgspec
 from aiohttp import web
 
 from pilotlight.problems import Problem
-
-SERVER = "pilotlight"
-"""What we call ourselves, in place of aiohttp's name and version."""
+from pilotlight.server_name import SERVER
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> web.Response:

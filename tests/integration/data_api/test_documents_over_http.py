@@ -24,6 +24,19 @@ async def problem(response: aiohttp.ClientResponse, status: int, kind: str) -> d
     return document
 
 
+async def test_no_answer_tells_what_the_server_is_made_of(operator: Session, cart: Session) -> None:
+    for client, path in [(operator, "/metrics"), (operator, "/data/v1/things/k"), (cart, "/data/v1/things"),
+                         (cart, "/nothing"), (cart, "/function/none")]:  # fmt: skip
+        async with client.get(path) as response:
+            assert response.headers["Server"] == "Pilotlight", path
+    port = cart._base_url.port
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"this is no HTTP\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    assert b"Server: Pilotlight\r\n" in answer
+
+
 class TestDocuments:
     async def test_a_document_is_put_read_patched_and_deleted(self, operator: Session) -> None:
         async with operator.put("/data/v1/things/k", json={"a": 1}) as response:

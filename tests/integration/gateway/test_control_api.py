@@ -25,6 +25,25 @@ async def ask(
         return json.loads(text)
 
 
+async def test_no_answer_tells_what_the_server_is_made_of(rack: Rack, key: dict[str, str]) -> None:
+    await rack.deploy("one")
+    paths = [
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/nothing",
+        "/api/v1/apps",
+        "/api/v1/functions/one/logs",
+        "/function/no",
+    ]
+    for path in paths:
+        for headers in ({}, key):
+            async with rack.get(path, headers=headers) as answer:
+                assert answer.headers["Server"] == "Pilotlight", path
+    for request in (b"this is no HTTP\r\n\r\n", b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n"):
+        assert b"Server: Pilotlight\r\n" in (await rack.raw(request)).head
+
+
 async def test_apps_and_functions(rack: Rack, key: dict[str, str]) -> None:
     await rack.deploy("one")
     await rack.deploy("two")
