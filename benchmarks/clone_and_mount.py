@@ -57,14 +57,22 @@ def start(own: int) -> None:
     check(_libc.setns(own, _NEW_PID))
 
 
+def own_namespaces() -> None:
+    """Go on as root of a user namespace, in a pid namespace of its own: only to such may one return."""
+    uid, gid = os.geteuid(), os.getegid()
+    check(_libc.unshare(_NEW_USER))
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123  pathlib takes long to import
+            file.write(text)
+    check(_libc.unshare(_NEW_PID))
+    if pid := os.fork():
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+
 def main() -> int:
     """Loop for some seconds."""
     if os.geteuid():
-        uid, gid = os.geteuid(), os.getegid()
-        check(_libc.unshare(_NEW_USER))
-        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
-            with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123  pathlib takes long to import
-                file.write(text)
+        own_namespaces()
     own = os.open("/proc/self/ns/pid", os.O_RDONLY)
     at_once = int(sys.argv[2])
     began = time.monotonic()

@@ -104,7 +104,7 @@ def _measure(
         calls = client.begin_burst(target.address, f"/function/{name}/{hold}", size)
         _wait(target, name, size)
         looks = {"running": _look(target, name)}
-        failed = [each for each in calls.get(_WITHIN + hold) if each.status != 200]
+        failed = [each for each in calls.result(_WITHIN + hold) if each.status != 200]
         if failed:
             raise RuntimeError(f"{len(failed)} of {size} calls failed, one with {failed[0].body}")
         time.sleep(_SETTLE)
@@ -118,25 +118,20 @@ def _measure(
         progress.step("looked")
     suffix = f"of {size}"
     beside = (f"a bare interpreter, {suffix}", bare)
+    kinds = {"added": added, "control group": groups}
     if not added["idle"]:
-        run.notes.append(
-            "The memory of sandboxes can't be looked into by an ordinary user, so PSS is left out."
-        )
-        added = groups
+        run.notes.append("The memory of sandboxes can't be looked into by this user, so `added` is left out.")
+        del kinds["added"]
+    if not any(groups["idle"]):
+        run.notes.append("No memory is counted for single sandboxes here (`pilotlight doctor` tells why).")
+        del kinds["control group"]
+    if size >= _ENOUGH or not kinds:
+        kinds["the machine"] = machine
     figures = [
-        report.figure(f"added, {state}, {suffix}", "KB", added[state], chance=run.chance, baseline=beside)
+        report.figure(f"{kind}, {state}, {suffix}", "KB", values[state], chance=run.chance, baseline=beside)
+        for kind, values in kinds.items()
         for state in ("idle", "running")
     ]
-    more = {"control group": groups}
-    if size >= _ENOUGH:
-        more["the machine"] = machine
-    for what, values in more.items():
-        figures += [
-            report.figure(
-                f"{what}, {state}, {suffix}", "KB", values[state], chance=run.chance, baseline=beside
-            )
-            for state in ("idle", "running")
-        ]
     return [*figures, report.figure(beside[0], "KB", bare, chance=run.chance)]
 
 

@@ -6,8 +6,9 @@ import multiprocessing
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import uvloop
 
@@ -214,41 +215,33 @@ async def wake(address: tuple[str, int], paths: list[str], connections: int, sec
 class Client:
     """A process of its own from which load comes, so that it shares no interpreter with what measures."""
 
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
+    def __init__(self, process: ProcessPoolExecutor) -> None:
+        self._process = process
 
     def saturate(self, address: Address, path: str, connections: int, seconds: float) -> list[float]:
         """See the function of that name."""
-        times: list[float] = self._pool.apply(_saturate, (address, path, connections, seconds))
-        return times
+        return self._process.submit(_saturate, address, path, connections, seconds).result()
 
     def burst(self, address: tuple[str, int], path: str, count: int) -> list[Answer]:
         """See the function of that name."""
-        answers: list[Answer] = self._pool.apply(_burst, (address, path, count))
-        return answers
+        return self.begin_burst(address, path, count).result()
 
-    def begin_burst(
-        self, address: tuple[str, int], path: str, count: int
-    ) -> "multiprocessing.pool.AsyncResult[list[Answer]]":
+    def begin_burst(self, address: tuple[str, int], path: str, count: int) -> Future[list[Answer]]:
         """Begin a burst, and return at once."""
-        result: multiprocessing.pool.AsyncResult[list[Answer]] = self._pool.apply_async(
-            _burst, (address, path, count)
-        )
-        return result
+        return self._process.submit(_burst, address, path, count)
 
     def wake(
         self, address: tuple[str, int], paths: list[str], connections: int, seconds: float
     ) -> list[bool]:
         """See the function of that name."""
-        found: list[bool] = self._pool.apply(_wake, (address, paths, connections, seconds))
-        return found
+        return self._process.submit(_wake, address, paths, connections, seconds).result()
 
 
 @contextlib.contextmanager
 def client() -> Iterator[Client]:
     """Run a process for load."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        yield Client(pool)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        yield Client(process)
 
 
 def _saturate(address: Address, path: str, connections: int, seconds: float) -> list[float]:
