@@ -15,5 +15,5 @@ def sign(response: web.StreamResponse) -> web.StreamResponse:
 
 
 async def sign_before_sending(_request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """Do so for all answers of an Application: for its signal `on_response_prepare`."""
-    sign(response)
+    """Name us on all answers of an Application: for its signal `on_response_prepare`."""
+    response.headers["Server"] = SERVER  # aiohttp has set its own before it sends the signal

@@ -3,7 +3,10 @@
 import asyncio
 import subprocess
 
+import aiohttp
+
 from builder.server import Machine, serve
+from pilotlight import sockets
 from pilotlight.datafolder import DataFolder
 from pilotlight.settings import Settings
 
@@ -16,6 +19,11 @@ async def test_it_serves_before_the_function_service_is_there_and_stops_when_tol
         task = asyncio.create_task(serve(Settings(data=data.root), data, stopping=stopping, ready=ready.set))
         await ready.wait()
         assert data.socket("builder").exists()
+        connector = aiohttp.UnixConnector(sockets.address(data.socket("builder")))
+        async with aiohttp.ClientSession("http://builder", connector=connector) as session:
+            for path in ("/git/new.git/info/refs?service=git-receive-pack", "/nothing"):
+                async with session.get(path) as response:
+                    assert response.headers["Server"] == "Pilotlight"
         stopping.set()
         await task
     assert not data.socket("builder").exists()
