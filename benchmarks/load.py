@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import ctypes
 import multiprocessing
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import uvloop
+
+_PR_SET_PDEATHSIG = 1
 
 Address = tuple[str, int] | str
 """A host and a port, or the path of a Unix socket."""
@@ -240,8 +244,14 @@ class Client:
 @contextlib.contextmanager
 def client() -> Iterator[Client]:
     """Run a process for load."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=_die_with_parent) as process:
         yield Client(process)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this process with the one that measures, also where that is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _saturate(address: Address, path: str, connections: int, seconds: float) -> list[float]:

@@ -5,6 +5,8 @@ import http.client
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from pilotlight.datafolder import DataFolder
@@ -117,23 +120,46 @@ class Platform:
 
 @contextlib.contextmanager
 def running(*flags: str) -> Iterator[Platform]:
-    """Run a platform on a free port with a data folder of its own; `flags` are those of `pilotlight up`."""
+    """Run a platform on a free port with a data folder of its own; `flags` are those of `pilotlight up`.
+
+    It ends, and its folder goes, also when this process is interrupted or terminated.
+    """
     data = Path(tempfile.mkdtemp(prefix="pilotlight-bench-"))
+    log = data.with_name(f"{data.name}.log")
+    former = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        with (data.parent / f"{data.name}.log").open("wb") as log:
+        with log.open("wb") as errors:
             began = time.perf_counter()
-            command = (*_COMMAND, "up", "--port", "0", "--data", str(data), *flags)
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-            try:
-                line = process.stdout.readline() if process.stdout else ""
+            with _started(data, errors, *flags) as (process, line):
                 if " ready on " not in line:
-                    raise RuntimeError(f"the platform did not start: {Path(log.name).read_text()}")
+                    raise RuntimeError(f"the platform did not start: {log.read_text()}")
                 yield Platform(line.split()[-1], data, process.pid, time.perf_counter() - began)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+        shutil.rmtree(data, ignore_errors=True)
+        log.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _started(data: Path, errors: BinaryIO, *flags: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Start a platform; give its process and the line by which it tells that it is ready."""
+    ours, theirs = socket.socketpair()  # should this process be killed, the platform stops by itself
+    descriptor = theirs.fileno()
+    command = (*_COMMAND, "up", "--port", "0", "--data", str(data), "--lifeline", str(descriptor), *flags)
+    with ours, theirs:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            pass_fds=(descriptor,),
+            start_new_session=True,  # Ctrl-C is for the bench, which stops the platform
+        )
+        theirs.close()
+        assert process.stdout is not None
+        with process.stdout:
+            try:
+                yield process, process.stdout.readline()
             finally:
                 process.terminate()
                 process.wait(_START_DEADLINE)
-                if process.stdout:
-                    process.stdout.close()
-    finally:
-        shutil.rmtree(data, ignore_errors=True)
-        (data.parent / f"{data.name}.log").unlink(missing_ok=True)

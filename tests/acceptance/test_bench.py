@@ -1,11 +1,15 @@
 """The laboratory: that the quick form of each bench works. What it measures is no matter here."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from benchmarks import report
+from tests.support.platform import family
 
 
 def bench(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
@@ -69,6 +73,27 @@ def test_the_memory_of_instances(tmp_path):
     # What can be looked into depends on the user, and on what the machine delegates
     assert any(name.endswith("idle, of 5") and each.ratio for name, each in found.items())
     assert found["a bare interpreter, of 5"].median.value > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_a_bench_that_is_ended_leaves_no_platform(number, tmp_path):
+    command = [sys.executable, "-P", "-m", "cli.main", "bench", "burst", "--instances", "2"]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True
+    ) as process:
+        while "burst of 2" not in process.stderr.readline():
+            assert process.poll() is None
+        everything = family(process.pid)
+        assert any(" up " in each.command for each in everything)
+        process.send_signal(number)
+        process.wait(60)
+        deadline = time.monotonic() + 60
+        while alive := [each.command for each in everything if each.lives]:
+            assert time.monotonic() < deadline, alive
+            time.sleep(0.05)
+    if number != signal.SIGKILL:
+        assert list(tmp_path.glob("pilotlight-bench-*")) == []
 
 
 HANDLER = "import slow\n\n\ndef handle(request):\n    return 'hello'\n"
