@@ -108,6 +108,13 @@ def load_all() -> dict[str, Runtime]:
 
 
 def choose(interpreters: tuple[Interpreter, ...], wanted: str) -> Interpreter | None:
-    """Return the interpreter that `wanted` ("python", "python3.12") names; the newest if several do."""
+    """Return the interpreter that `wanted` ("python", "python3.12") names.
+
+    If several do, it is the newest of the system's, so that what somebody installs in a home changes nothing.
+    """
     fitting = [i for i in interpreters if wanted in (i.name, i.runtime)]
-    return max(fitting, key=lambda i: tuple(int(part) for part in i.version.split(".") if part), default=None)
+    return max(
+        fitting,
+        key=lambda i: (i.folder is None, [int(part) for part in i.version.split(".") if part]),
+        default=None,
+    )

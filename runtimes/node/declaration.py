@@ -7,10 +7,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from runtimes import places
 from runtimes.declaration import Dependencies, Interpreter, Runtime, Step, Tool
 
 _FOLDER = Path(__file__).parent
 _PLACES = (Path("/usr/bin/node"), Path("/usr/local/bin/node"))
+_OTHER_PLACES = ("~/.nvm/versions/node/*/bin",)
+_EXECUTABLE = re.compile("node")
+_VERSION = re.compile(r"#define\s+NODE_MAJOR_VERSION\s+(\d+)")
 _OLDEST = 18  # the first with web-standard Request and Response
 _PROBE_SECONDS = 10.0
 _CONVENTIONS = ("handler.mjs", "handler.js", "handler.cjs")
@@ -22,12 +26,19 @@ _BUILD = Tool("node-build", _FOLDER / "build")
 
 @functools.cache
 def find() -> tuple[Interpreter, ...]:
-    """Return the interpreters of this machine, one for each major version."""
+    """Return the interpreters of this machine, one for each major version, the system's first."""
     found: dict[str, Interpreter] = {}
     for path in _PLACES:
         version = _major(path) if path.exists() else None
         if version is not None and version >= _OLDEST:
             found.setdefault(str(version), Interpreter("node", str(version), str(path)))
+    for path, prefix in places.installed(_EXECUTABLE, _OTHER_PLACES):
+        header = prefix / "include/node/node_version.h"
+        if places.usable(path, prefix, header):
+            match = _VERSION.search(header.read_text(errors="replace"))
+            if match and int(match.group(1)) >= _OLDEST:
+                folder = places.folder_of(prefix)
+                found.setdefault(match.group(1), Interpreter("node", match.group(1), str(path), folder))
     return tuple(found.values())
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pip
 
+from runtimes import places
 from runtimes.declaration import Dependencies, Imports, Interpreter, Runtime, Step, Tool
 from runtimes.python import importing
 from runtimes.python.recognition import check, recognise
 
 _FOLDER = Path(__file__).parent
 _PLACES = (Path("/usr/bin"), Path("/usr/local/bin"))
+_OTHER_PLACES = ("~/.pyenv/versions/*/bin", "~/.local/share/uv/python/*/bin", "/opt/*/bin")
 _EXECUTABLE = re.compile(r"python3\.(\d+)")
 _OLDEST = 9
 _PROBE = (
@@ -34,20 +36,27 @@ _LOCAL = re.compile(
 
 @functools.cache
 def find() -> tuple[Interpreter, ...]:
-    """Return the interpreters of this machine; only where there are none, the platform's own."""
+    """Return the interpreters of this machine, one for each minor version, the system's first.
+
+    Only where there are none, the platform's own.
+    """
     candidates: dict[str, Path] = {}
     for place in _PLACES:
         for path in sorted(place.glob("python3.*")):
             match = _EXECUTABLE.fullmatch(path.name)
             if match and int(match.group(1)) >= _OLDEST:
                 candidates.setdefault(path.name, path)
-    found = tuple(
-        Interpreter("python", version, str(path))
-        for path, version in zip(candidates.values(), _versions(list(candidates.values())), strict=True)
-        if version
-    )
+    found: dict[str, Interpreter] = {}
+    for path, version in zip(candidates.values(), _versions(list(candidates.values())), strict=True):
+        if version:
+            found.setdefault(version, Interpreter("python", version, str(path)))
+    for path, prefix in places.installed(_EXECUTABLE, _OTHER_PLACES):
+        version = path.name.removeprefix("python")
+        fits = int(version.partition(".")[2]) >= _OLDEST and version not in found
+        if fits and places.usable(path, prefix, prefix / f"lib/{path.name}/asyncio/__init__.py"):
+            found[version] = Interpreter("python", version, str(path), places.folder_of(prefix))
     if found:
-        return found
+        return tuple(found.values())
     own = Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     return (Interpreter("python", version, str(own), str(Path(sys.base_prefix).resolve())),)

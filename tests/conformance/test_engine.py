@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from function_service.contract import Exit, Job, Mount, Output
 from pilotlight.problems import Problem
+from runtimes.declaration import load_all
 from tests.support import service as support
 from tests.support.service import Service
 
@@ -28,6 +29,24 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def test_a_function_answers(service: Service) -> None:
     await service.deploy("hello", HELLO)
     assert await service.ask("hello") == (200, "hello")
+
+
+async def test_every_interpreter_of_this_machine_can_be_pinned(service: Service) -> None:
+    source = "import sys, ctypes, ssl, sqlite3\ndef handle(request):\n    return 'python%d.%d' % sys.version_info[:2]\n"
+    names = [name for name in await service.client.builds.runtimes() if name.startswith("python")]
+    assert {i.name for i in load_all()["python"].find()} == set(names)
+    for name in names:
+        await service.deploy("pinned", {"handler.py": source}, runtime=name)
+        assert await service.ask("pinned") == (200, name)
+        interpreter = next(i for i in load_all()["python"].find() if i.name == name)
+        command = (interpreter.executable, "-I", "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
+        items = [
+            item
+            async for item in service.client.builds.run(
+                Job(runtime=name, command=command, mounts=(), folder="/tmp")
+            )
+        ]
+        assert items == [Output(name.removeprefix("python")), Exit(0)]
 
 
 async def test_the_second_call_finds_the_instance_warm(service: Service) -> None:

@@ -17,6 +17,7 @@ from function_service.client import FunctionServiceClient
 from function_service.contract import FunctionConfig, Lease, Revision
 from pilotlight import trees
 from pilotlight.datafolder import DataFolder
+from runtimes.declaration import load_all
 
 ROOT = Path(__file__).parents[2]
 USER = 23456  # an ordinary user that exists nowhere
@@ -27,7 +28,7 @@ from pathlib import Path
 from pilotlight.privileges import drop
 user = int(sys.argv[1])
 if user:
-    drop(user, keep=[Path(sys.argv[2])])
+    drop(user, keep=map(Path, sys.argv[2:]))
 os.execv(sys.executable, [sys.executable, "-m", "cli.main", "function-service", "--data", sys.argv[2]])
 """
 
@@ -137,7 +138,8 @@ async def running(user: int, folder: Path | None = None) -> AsyncIterator[Servic
             os.chown(path, own, own, follow_symlinks=False)
         root.chmod(0o700)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _START, str(user if user != os.geteuid() else 0), str(root), cwd=ROOT
+        *(sys.executable, "-c", _START, str(user if user != os.geteuid() else 0), str(root), *_pythons()),
+        cwd=ROOT,
     )
     client = FunctionServiceClient.connect(data)
 
@@ -161,6 +163,11 @@ async def running(user: int, folder: Path | None = None) -> AsyncIterator[Servic
             await process.wait()
         if folder is None:
             trees.remove(root)
+
+
+def _pythons() -> list[str]:
+    """Return the folders of interpreters that the ordinary user shall find where root has installed them."""
+    return [i.folder for runtime in load_all().values() for i in runtime.find() if i.folder]
 
 
 def modes() -> list[Any]:

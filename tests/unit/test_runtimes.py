@@ -140,6 +140,14 @@ def test_the_newest_interpreter_is_chosen_unless_one_is_pinned():
     assert choose((older, PYTHON), "python3.8") is None
 
 
+def test_what_lies_in_the_systems_folders_is_chosen_before_what_somebody_has_installed():
+    elsewhere = Interpreter("python", "3.13", "/home/me/x/bin/python3.13", "/home/me/x")
+    older = Interpreter("python", "3.9", "/home/me/y/bin/python3.9", "/home/me/y")
+    assert choose((elsewhere, PYTHON), "python") == PYTHON
+    assert choose((elsewhere, PYTHON), "python3.13") == elsewhere
+    assert choose((older, elsewhere), "python") == elsewhere
+
+
 def test_the_interpreters_of_this_machine_run():
     found = RUNTIMES["python"].find()
     assert found

@@ -5,6 +5,8 @@ zygote share the mounts; what is private to each (/proc, /tmp) is made in sandbo
 Standard library only, as it runs inside of the zygotes too.
 """
 
+from __future__ import annotations
+
 import os
 import stat
 from pathlib import Path

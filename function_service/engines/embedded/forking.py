@@ -5,6 +5,8 @@ with a pidfd, or `{"refused": ID, "error": …}`; and `{"exited": ID, "status": 
 Standard library only, as it runs inside of the zygotes.
 """
 
+from __future__ import annotations
+
 import functools
 import os
 import select

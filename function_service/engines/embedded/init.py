@@ -8,6 +8,8 @@ Standard library only. `confine` gives up privileges; it is called in each child
 once the code is mounted.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import socket
@@ -98,7 +100,7 @@ def _become(
     """In a forked child: give up privileges and become the command; never returns."""
     code = 126
     try:
-        for source, target in zip(pass_on, (_SHIM_LISTENER, _SHIM_CONTROL), strict=False):
+        for source, target in zip(pass_on, (_SHIM_LISTENER, _SHIM_CONTROL)):
             os.dup2(os.dup(source), target + 100)
         for target in range(_SHIM_LISTENER, _SHIM_LISTENER + len(pass_on)):
             os.dup2(target + 100, target)

@@ -3,6 +3,8 @@
 Standard library only, as it runs inside of the zygotes too.
 """
 
+from __future__ import annotations
+
 import errno
 import json
 import os

@@ -4,6 +4,8 @@ One thread, epoll, both directions with back-pressure: a side is read only while
 Standard library only: it runs as process 1 of native sandboxes.
 """
 
+from __future__ import annotations
+
 import os
 import select
 import signal

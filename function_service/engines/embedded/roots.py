@@ -1,6 +1,8 @@
 """The layers that root file systems of sandboxes are made of, and the plan by which a zygote builds one.
 
-The container layer comes from container.py; there is one layer for each runtime, with its shim.
+The container layer comes from container.py; there is one layer for each runtime, with its shim. An
+interpreter outside of the system's folders has one of its own, with the mount point for its folder, which no
+other's sandboxes see.
 """
 
 import hashlib
@@ -34,15 +36,14 @@ class Roots:
                 self._layers.seal(digest, folder, "container", "system folders of this machine")
         return digest
 
-    def _make_runtime(self, interpreter: Interpreter) -> str:
-        """Return the name of the layer with the shim, at /runtime/NAME in the root."""
-        runtime = self._runtimes[interpreter.runtime]
+    def _make_runtime(self, runtime: Runtime, folders: list[str]) -> str:
+        """Return the name of the layer with the shim, at /runtime/NAME in the root, and with mount points."""
         files = {}
         if runtime.shim is not None:
             for path in sorted(runtime.shim.rglob("*")):
                 if path.is_file() and "__pycache__" not in path.parts:
                     files[path.relative_to(runtime.shim)] = path.read_bytes()
-        content = hashlib.sha256(interpreter.executable.encode())
+        content = hashlib.sha256("\0".join([runtime.name, *folders]).encode())
         for name, text in files.items():
             content.update(b"%s\0%d\0%s" % (bytes(name), len(text), text))
         digest = f"runtime-{content.hexdigest()[:24]}"
@@ -53,21 +54,29 @@ class Roots:
                 for name, text in files.items():
                     (top / name).parent.mkdir(parents=True, exist_ok=True)
                     (top / name).write_bytes(text)
-                self._layers.seal(digest, folder, "runtime", f"{interpreter.name} and its shim")
+                for place in folders:
+                    (folder / place.lstrip("/")).mkdir(parents=True, exist_ok=True)
+                beside = f", for {', '.join(folders)}" if folders else ""
+                self._layers.seal(digest, folder, "runtime", f"{runtime.title} and its shim{beside}")
         return digest
 
     def plan(self, interpreter: Interpreter, container_layer: str) -> dict[str, Any]:
         """Return what container.enter needs for the zygote of an interpreter."""
         root = self._data.run / "roots" / interpreter.name
         root.mkdir(parents=True, exist_ok=True)
-        lowers = [*(self._make_runtime(i) for i in self._interpreters), container_layer]
-        folders = [i.folder for i in self._interpreters if i.folder]
+        # What is not forked from a zygote of its own is started in sandboxes of any
+        seen = [i for i in self._interpreters if i == interpreter or not self._runtimes[i.runtime].forkable]
+        folders: dict[str, list[str]] = {i.runtime: [] for i in self._interpreters}
+        for each in seen:
+            folders[each.runtime] += [each.folder] if each.folder else []
+        lowers = [self._make_runtime(self._runtimes[name], places) for name, places in folders.items()]
+        shown = [place for places in folders.values() for place in places]
         return {
             "layers": str(self._data.layers),
-            "lowers": list(dict.fromkeys(lowers)),
+            "lowers": [*lowers, container_layer],
             "root": str(root),
-            "binds": container.binds(folders),
-            "hidden": container.hidden([*folders, *(i.executable for i in self._interpreters)]),
+            "binds": container.binds(shown),
+            "hidden": container.hidden([*shown, *(i.executable for i in seen)]),
         }
 
     def remove(self, kinds: set[str]) -> None:

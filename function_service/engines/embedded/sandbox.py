@@ -10,6 +10,8 @@ builds: this process stays as a small init, see init.py) and `snapshot` (see sna
 Standard library only. A step that fails ends the process; the function service reads why on the channel.
 """
 
+from __future__ import annotations
+
 import fcntl
 import os
 import resource
@@ -135,7 +137,7 @@ def _attach(control: socket.socket, attachment: dict[str, Any], trees: list[int]
         )
         for target in tools:
             os.mkdir(target, 0o755)  # noqa: PTH102  pathlib is not loaded here
-    for target, tree in zip(attachment["mounts"], trees, strict=True):
+    for target, tree in zip(attachment["mounts"], trees):  # of the same length: see engine.py
         syscalls.move_mount(tree, target)
         os.close(tree)
     if attachment["tmp"] != TMP_SIZE:

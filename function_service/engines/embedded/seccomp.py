@@ -5,6 +5,8 @@ kernel has gained since this list was written is refused too, as a call that doe
 Standard library only, as it runs inside of the zygotes.
 """
 
+from __future__ import annotations
+
 import ctypes
 import errno
 import os

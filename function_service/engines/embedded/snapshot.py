@@ -15,6 +15,8 @@ from each other and from the platform:
 Standard library only, as it runs inside of the zygotes. `run` is process 1 of the snapshot's sandbox.
 """
 
+from __future__ import annotations
+
 import fcntl
 import gc
 import os

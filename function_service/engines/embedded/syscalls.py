@@ -4,6 +4,8 @@ Standard library only: it also runs inside of the zygotes, on whichever interpre
 Each function raises OSError as its man page (section 2) says.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 import platform

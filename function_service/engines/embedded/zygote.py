@@ -12,6 +12,8 @@ ends all of them with it.
 Standard library only: it runs on the function's interpreter, under `-I -S`. Read sandbox.py next.
 """
 
+from __future__ import annotations
+
 import contextlib
 import gc
 import importlib
