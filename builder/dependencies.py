@@ -40,7 +40,7 @@ def plan(found: Found, index: PackageIndex) -> DependenciesPlan | None:
         total.update(f"{name}\0{len(content)}\0".encode() + content)
     total.update(steps_digest(wanted.steps))
     # the same names can mean other packages on another index
-    total.update(repr(sorted(index.env.items())).encode())
+    total.update(repr(index.identity).encode())
     return DependenciesPlan(
         "d" + total.hexdigest()[:40], wanted.steps, tuple(name for name, _ in wanted.inputs)
     )

@@ -1,70 +1,45 @@
 """Where build steps fetch packages: the public indexes, and those that this machine's own pip and npm use."""
 
-import configparser
 import logging
-import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from builder import host_configuration
 from function_service.contract import Mount
 
 _log = logging.getLogger(__name__)
-
-VARIABLES: Final = (
-    "HOME",
-    "PIP_INDEX_URL",
-    "PIP_EXTRA_INDEX_URL",
-    "PIP_FIND_LINKS",
-    "PIP_TRUSTED_HOST",
-    "PIP_NO_INDEX",
-    "PIP_DEFAULT_TIMEOUT",
-    "NPM_CONFIG_REGISTRY",
-    "npm_config_registry",
-)
-"""What of the environment matters here."""
 
 _PUBLIC = ("pypi.org:443", "files.pythonhosted.org:443", "registry.npmjs.org:443")
 _PORTS = {"https": 443, "http": 80}
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _TRUST = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
-_PIP_OPTIONS = {
-    "index-url": "PIP_INDEX_URL",
-    "extra-index-url": "PIP_EXTRA_INDEX_URL",
-    "find-links": "PIP_FIND_LINKS",
-    "trusted-host": "PIP_TRUSTED_HOST",
-    "no-index": "PIP_NO_INDEX",
-}
+_URLS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", host_configuration.NPM_REGISTRY)
+_TOOL: Final = "/tools/package-index"
 
 
 @dataclass(frozen=True)
 class PackageIndex:
-    """What a build step with network gets: variables, destinations that it may reach, folders it may read."""
+    """What a build step with network gets: variables, destinations that it may reach, folders it may read.
 
-    env: Mapping[str, str]
+    `certificates` are variables that name a file, and what is in that file: `store` puts them where steps see
+    them. Variables can be credentials, which is why none of them is shown where this is logged.
+    """
+
+    env: Mapping[str, str] = field(repr=False)
     egress: tuple[str, ...]
     mounts: tuple[Mount, ...]
+    certificates: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @classmethod
     def find(cls, environ: Mapping[str, str], root: Path = Path("/")) -> "PackageIndex":
         """Read the configuration of pip and npm, files first, then the environment (which wins).
 
-        `root` is where the machine's files are looked for.
+        `root` is where the machine's files are looked for. Call it as the user whose configuration it is.
         """
-        home = Path(environ["HOME"]) if environ.get("HOME") else None
-        found: dict[str, str] = {}
-        for file in (
-            root / "etc/pip.conf",
-            *([home / ".pip/pip.conf", home / ".config/pip/pip.conf"] if home else []),
-        ):
-            found |= _pip_options(_read(file))
-        for file in (root / "etc/npmrc", *([home / ".npmrc"] if home else [])):
-            found |= _npm_options(_read(file))
-        found |= {name: value for name, value in environ.items() if name in VARIABLES and name != "HOME"}
-        if "npm_config_registry" in found:
-            found["NPM_CONFIG_REGISTRY"] = found.pop("npm_config_registry")
+        found = host_configuration.read(environ, root)
         mounts: list[Mount] = []
         links: list[str] = []
         for link in found.pop("PIP_FIND_LINKS", "").split():
@@ -76,45 +51,48 @@ class PackageIndex:
             else:
                 _log.info("PIP_FIND_LINKS names %s, which is no folder here; builds do without", link)
         urls = [*links]
-        for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "NPM_CONFIG_REGISTRY"):
-            urls += found.get(name, "").split()
+        for name, value in found.items():
+            if name in _URLS or host_configuration.is_registry(name):
+                urls += value.split()
         egress = dict.fromkeys([*_PUBLIC, *(place for url in urls if (place := _destination(url)))])
         if links:
             found["PIP_FIND_LINKS"] = " ".join(links)
+        certificates = {}
+        for name in host_configuration.CERTIFICATES:
+            if name in found and (content := _certificates(name, Path(found.pop(name)))):
+                certificates[name] = content
         trust = dict.fromkeys(_TRUST, _CERTIFICATES)
-        return cls({**trust, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **found}, tuple(egress), tuple(mounts))
+        env = {**trust, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **found}
+        return cls(env, tuple(egress), tuple(mounts), certificates)
+
+    def store(self, folder: Path) -> "PackageIndex":
+        """Write the certificates to a new folder, if there are any; return the index that uses it."""
+        if not self.certificates:
+            return self
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
+        env = dict(self.env)
+        for name, content in self.certificates.items():
+            file = folder / f"{name}.pem"
+            file.write_bytes(content)
+            file.chmod(0o644)
+            env[name] = f"{_TOOL}/{file.name}"
+        return replace(self, env=env, mounts=(*self.mounts, Mount(str(folder), _TOOL)))
+
+    @property
+    def identity(self) -> list[tuple[str, str]]:
+        """What decides which packages a name means: a new password does not change them."""
+        return sorted(
+            (name, value) for name, value in self.env.items() if not host_configuration.is_credential(name)
+        )
 
 
-def _read(file: Path) -> str:
+def _certificates(name: str, file: Path) -> bytes:
     try:
-        return file.read_text(errors="replace")
+        return file.read_bytes()
     except OSError as error:
-        # most machines have none of these files, and the builder's own user may not read root's
-        _log.debug("%s is not read: %s", file, error.strerror)
-        return ""
-
-
-def _pip_options(text: str) -> dict[str, str]:
-    parser = configparser.RawConfigParser(strict=False)
-    try:
-        parser.read_string(text)
-    except configparser.Error as error:
-        _log.warning("pip's configuration is not understood and is left out: %s", error)
-        return {}
-    found: dict[str, str] = {}
-    for section in ("global", "install"):
-        for option, value in parser.items(section) if parser.has_section(section) else ():
-            if variable := _PIP_OPTIONS.get(option.replace("_", "-")):
-                found[variable] = " ".join(value.split())
-    return found
-
-
-def _npm_options(text: str) -> dict[str, str]:
-    for line in text.splitlines():
-        key, equals, value = line.partition("=")
-        if equals and key.strip() == "registry":
-            return {"NPM_CONFIG_REGISTRY": "".join(shlex.split(value))}
-    return {}
+        _log.warning("%s names %s, which can't be read (%s); builds do without", name, file, error.strerror)
+        return b""
 
 
 def _destination(url: str) -> str | None:

@@ -6,15 +6,16 @@ Read next: `receive.py` (the git remote), `pushes.py` (what a push means), `pipe
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 
-from builder import hookserver, recovery
+from builder import folders, hookserver, recovery
 from builder.detect import Languages
 from builder.hookserver import HookServer
 from builder.limits import Limits
-from builder.package_index import VARIABLES, PackageIndex
+from builder.package_index import PackageIndex
 from builder.pipeline import Pipeline
 from builder.pushes import Pushes
 from builder.receive import GitRemote
@@ -24,7 +25,7 @@ from function_service.client import FunctionServiceClient
 from function_service.contract import Builds
 from pilotlight import sockets
 from pilotlight.datafolder import DataFolder
-from pilotlight.settings import Settings, inherited
+from pilotlight.settings import Settings, environment
 from runtimes.declaration import load_all
 
 _log = logging.getLogger(__name__)
@@ -33,35 +34,54 @@ HOOKS: Final = "builder-hooks"
 """The name of the socket that git's hooks ask."""
 
 
+PACKAGE_INDEX: Final = "package-index"
+"""The folder, beside the sockets, with what builds need to reach an index."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """What this service must know of the machine, and may not see once it has dropped its privileges."""
+
+    index: PackageIndex
+    languages: Languages
+
+
+def prepare() -> Host:
+    """Read root's own configuration, if this is root, and find the interpreters in its home too."""
+    runtimes = load_all()
+    languages = Languages(runtimes, {name: runtime.find() for name, runtime in runtimes.items()})
+    return Host(PackageIndex.find(environment()), languages)
+
+
 async def serve(
     settings: Settings,  # noqa: ARG001  every service has this signature
     data: DataFolder,
     *,
+    host: Host,
     stopping: asyncio.Event,
     ready: Callable[[], None],
 ) -> None:
     """Serve git clients on the builder's socket until `stopping` is set. Raises Problem without git."""
     client = FunctionServiceClient.connect(data)
     try:
-        index = PackageIndex.find(inherited(*VARIABLES))
-        machine = Machine(client.builds)
+        index = host.index.store(data.run / PACKAGE_INDEX)
+        machine = Machine(client.builds, host.languages)
         builder = Builder(data, client.builds, machine.languages, index, Limits())
         await builder.serve(stopping, ready)
     finally:
         await client.close()
+        folders.remove(data.run / PACKAGE_INDEX)
 
 
 class Machine:
     """The languages of this machine."""
 
-    def __init__(self, builds: Builds) -> None:
+    def __init__(self, builds: Builds, found: Languages) -> None:
         self._builds = builds
-        self._found: Languages | None = None
+        self._found = found
 
     async def languages(self) -> Languages:
-        """Return what both this service and the engine have; interpreters are looked for once."""
-        if self._found is None:
-            self._found = await asyncio.to_thread(_find_languages)
+        """Return what both this service and the engine have."""
         usable = set(await self._builds.runtimes())
         return Languages(
             self._found.runtimes,
@@ -70,11 +90,6 @@ class Machine:
                 for name, interpreters in self._found.interpreters.items()
             },
         )
-
-
-def _find_languages() -> Languages:
-    runtimes = load_all()
-    return Languages(runtimes, {name: runtime.find() for name, runtime in runtimes.items()})
 
 
 class Builder:

@@ -85,10 +85,12 @@ def run_service(
     module = importlib.import_module(f"{service.replace('-', '_')}.server")
     import uvloop
 
+    # What a service must read of this machine while it may: its user can see little of it
+    prepared = {"host": module.prepare()} if hasattr(module, "prepare") else {}
     if service != "function-service":
         privileges.drop(privileges.SERVICE_UID, keep=_kept(service, data))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(module, settings, data, lifeline, port))
+        runner.run(_serve(module, settings, data, lifeline, port, prepared))
     return 0
 
 
@@ -104,6 +106,7 @@ async def _serve(
     data: DataFolder,
     lifeline: socket.socket | None,
     port: socket.socket | None,
+    prepared: dict[str, Any],
 ) -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -127,7 +130,7 @@ async def _serve(
         loop.add_reader(lifeline, _lifeline_ended, loop, lifeline, stop)
     listening = {"listener": port} if port is not None else {}
     try:
-        await module.serve(settings, data, stopping=stopping, ready=ready, **listening)
+        await module.serve(settings, data, stopping=stopping, ready=ready, **listening, **prepared)
     finally:
         if lifeline is not None:
             loop.remove_reader(lifeline)

@@ -76,6 +76,11 @@ def inherited(*names: str) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
+def environment() -> dict[str, str]:
+    """Return the whole environment, as the configuration of npm can name any of it."""
+    return dict(os.environ)
+
+
 def _setting(default: Any, parse: Any, description: str) -> Any:
     metadata = {"parse": parse, "help": description}
     if callable(default):
