@@ -9,6 +9,7 @@ from pathlib import Path
 
 from builder import folders, publish
 from builder.hookserver import Question, Terminal
+from builder.metrics import Metrics
 from builder.pipeline import Pipeline, Prepared
 from builder.refs import decide
 from builder.repository import ZERO, Repositories
@@ -42,9 +43,10 @@ class _Place:
 class Pushes:
     """Gives each app to one push at a time, and answers git's hooks."""
 
-    def __init__(self, repositories: Repositories, pipeline: Pipeline) -> None:
+    def __init__(self, repositories: Repositories, pipeline: Pipeline, metrics: Metrics) -> None:
         self._repositories = repositories
         self._pipeline = pipeline
+        self._metrics = metrics
         self._limits = repositories.limits
         self._places: dict[str, _Place] = {}
         self._pushes: dict[str, Push] = {}
@@ -189,7 +191,8 @@ class Pushes:
         if self._builds.locked():
             await terminal.say("Other apps are being built; waiting for them.")
         async with self._builds:
-            push.prepared = await self._pipeline.prepare(push.app, update.branch, commit, terminal.say)
+            with self._metrics.build():
+                push.prepared = await self._pipeline.prepare(push.app, update.branch, commit, terminal.say)
         if decision.first is not None:
             await self._repositories.deploy_branch(push.app, decision.first)
 

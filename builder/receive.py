@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from builder.cgi import Running, run
+from builder.metrics import Metrics
 from builder.pushes import Pushes
 from builder.repository import Repositories
 from pilotlight.ids import NAME_RULE, is_name
@@ -27,10 +28,11 @@ _HOST = re.compile(r"[A-Za-z0-9.\-\[\]:]{1,300}")
 class GitRemote:
     """The handlers. Whoever may reach the socket may push: the gateway asks for the key."""
 
-    def __init__(self, repositories: Repositories, pushes: Pushes, hooks: str) -> None:
+    def __init__(self, repositories: Repositories, pushes: Pushes, hooks: str, metrics: Metrics) -> None:
         self._repositories = repositories
         self._pushes = pushes
         self._hooks = hooks  # the path of the socket that hooks ask
+        self._metrics = metrics
         self._running = Running(repositories.limits)
 
     def application(self) -> web.Application:
@@ -41,6 +43,7 @@ class GitRemote:
         app.router.add_post("/git/{app}.git/" + PUSH, self.push)
         app.router.add_post("/git/{app}.git/" + FETCH, self.fetch)
         app.router.add_delete("/repositories/{app}", self.delete)
+        app.router.add_get("/metrics", self.metrics)
         return app
 
     async def refs(self, request: web.Request) -> web.StreamResponse:
@@ -74,6 +77,13 @@ class GitRemote:
         """Remove a repository."""
         await self._pushes.delete(_app(request))
         return web.Response(status=204)
+
+    async def metrics(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        """Tell what was counted."""
+        return web.Response(
+            body=self._metrics.text(),
+            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
 
     async def _git(
         self, request: web.Request, repository: str, extra: dict[str, str] | None = None

@@ -15,6 +15,7 @@ from builder import folders, hookserver, recovery
 from builder.detect import Languages
 from builder.hookserver import HookServer
 from builder.limits import Limits
+from builder.metrics import Metrics
 from builder.package_index import PackageIndex
 from builder.pipeline import Pipeline
 from builder.pushes import Pushes
@@ -108,9 +109,10 @@ class Builder:
         self._limits = limits
         self._repositories = Repositories(data.repositories, limits)
         pipeline = Pipeline(data.builds, Workshop(builds, index, limits), languages)
-        self._pushes = Pushes(self._repositories, pipeline)
+        metrics = Metrics()
+        self._pushes = Pushes(self._repositories, pipeline, metrics)
         self._hooks = HookServer(data.socket(HOOKS), self._pushes.answer)
-        self._remote = GitRemote(self._repositories, self._pushes, str(data.socket(HOOKS)))
+        self._remote = GitRemote(self._repositories, self._pushes, str(data.socket(HOOKS)), metrics)
 
     async def serve(self, stopping: asyncio.Event, ready: Callable[[], None]) -> None:
         """Serve until `stopping` is set; ends within a few times the grace of the limits."""

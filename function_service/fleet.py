@@ -71,9 +71,7 @@ class Fleet:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._scaler: asyncio.Task[None] | None = None
         self._closing = False
-        self.observe: Callable[[str, Stages], None] = lambda _runtime, _stages: (
-            None
-        )  # told of each cold start
+        self.observe: Callable[[str, Stages], None] = _unobserved  # told of each cold start
         self.started = 0  # cold starts since the service started
         self.failed = 0
 

@@ -32,6 +32,12 @@ class Metrics:
             ["result"],
             registry=self._registry,
         )
+        self._takes = PrometheusCounter(
+            "pilotlight_pool_takes",
+            "Sandboxes that starts asked for, by kind, and whether one waited.",
+            ["kind", "result"],
+            registry=self._registry,
+        )
         self._steps = Histogram(
             "pilotlight_build_step_seconds",
             "Steps of builds, by how they ended.",
@@ -44,6 +50,10 @@ class Metrics:
         """Take a cold start into account."""
         for stage in ("container", "runtime", "code"):
             self._stages.labels(stage, runtime).observe(getattr(stages, stage) / 1000)
+
+    def took(self, kind: str, hit: bool) -> None:
+        """Count what a start found in the pool."""
+        self._takes.labels(kind, "hit" if hit else "miss").inc()
 
     def looked_up(self, *, found: bool) -> None:
         """Count a look into the layer cache."""

@@ -23,6 +23,10 @@ _RETRY = 1.0  # seconds after a sandbox could not be made
 Maker = Callable[[], Awaitable[Sandbox]]
 
 
+def _unobserved(_kind: str, _hit: bool) -> None:
+    """Do nothing with what a start has found."""
+
+
 class Pool:
     """The sandboxes that wait. `sizes` says how many of each interpreter, by its name."""
 
@@ -31,6 +35,7 @@ class Pool:
         self._makers: dict[str, Maker] = {i.name: partial(engine.make, i) for i in interpreters}
         self._interpreters = frozenset(self._makers)
         self._sizes = dict(sizes)
+        self.observe: Callable[[str, bool], None] = _unobserved  # told the kind, and whether one waited
         self._blank: dict[str, list[Sandbox]] = {name: [] for name in self._makers}
         self._wanted: set[str] = set()
         self._busy = 0
@@ -110,13 +115,16 @@ class Pool:
             has = ", ".join(sorted(self._interpreters))
             raise Problem("init-failed", f"This machine has no {name}; it has {has}.")
         self._emptied = False
+        kind = "blank" if name in self._interpreters else "snapshot"
         blank = self._blank[name]
         while blank:
             sandbox = blank.pop()
             self._changed.set()
             if not sandbox.ended.done():
+                self.observe(kind, True)
                 return sandbox, Stages()
             await self._discard(sandbox)
+        self.observe(kind, False)
         made = await make()
         return made, made.stages
 

@@ -77,6 +77,7 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
         stack.push_async_callback(fleet.close)
         metrics = Metrics()
         fleet.observe = metrics.started
+        pool.observe = metrics.took
         invocations = InvocationsDoor(registry, fleet, metrics)
         server = Server(
             data.socket("function-service"),

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from function_service.contract import Control
 from gateway import admission, routing
@@ -52,6 +52,7 @@ class Platform:
         self._data = data
         self._registry = CollectorRegistry()
         self._registry.register(meter)
+        self._up = Gauge("pilotlight_up", "Whether a service answered", ["service"], registry=self._registry)
         self.closing = False
 
     def application(self) -> web.Application:
@@ -171,13 +172,13 @@ class Platform:
         """Answer with our own metrics and those of the neighbours that answer in time."""
         async with asyncio.TaskGroup() as group:
             service = group.create_task(self._service_metrics())
-            data = group.create_task(self._data_metrics())
-        parts = {"function-service": service.result(), "baas": data.result()}
-        up = "# HELP pilotlight_up Whether a service answered\n# TYPE pilotlight_up gauge\n" + "".join(
-            f'pilotlight_up{{service="{name}"}} {int(text is not None)}\n' for name, text in parts.items()
-        )
+            data = group.create_task(_neighbour_metrics(self._data))
+            builder = group.create_task(_neighbour_metrics(self._builder))
+        parts = {"function-service": service.result(), "baas": data.result(), "builder": builder.result()}
+        for name, part in parts.items():
+            self._up.labels(name).set(part is not None)
         own = generate_latest(self._registry).decode()
-        texts = [own, *(part for part in parts.values() if part), up]
+        texts = [own, *(part for part in parts.values() if part)]
         text = "".join(part.rstrip("\n") + "\n" for part in texts)
         return web.Response(
             body=text.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
@@ -190,18 +191,20 @@ class Platform:
         except (Problem, TimeoutError):
             return None
 
-    async def _data_metrics(self) -> str | None:
-        try:
-            status, body = await self._data.ask("GET", "/metrics")
-        except Problem:
-            return None
-        return body.decode(errors="replace") if status == 200 else None
-
     async def _git(self, request: web.Request) -> web.StreamResponse:
         return await self._builder.pass_on(request, routing.origin_form(request.raw_path))
 
     async def _documents(self, request: web.Request) -> web.StreamResponse:
         return await self._data.pass_on(request, routing.origin_form(request.raw_path))
+
+
+async def _neighbour_metrics(neighbour: Relay) -> str | None:
+    try:
+        async with asyncio.timeout(_METRICS_WITHIN):
+            status, body = await neighbour.ask("GET", "/metrics")
+    except (Problem, TimeoutError):
+        return None
+    return body.decode(errors="replace") if status == 200 else None
 
 
 async def _not_yet(request: web.Request) -> None:

@@ -1,7 +1,7 @@
 """What the gateway counts, cheap enough for every call, and how Prometheus reads it."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -26,8 +26,13 @@ class Meter(Collector):
     """Counts calls. prometheus-client's own counters take locks and would be felt in each warm call."""
 
     def __init__(
-        self, queues: Callable[[], dict[str, int]], leases: Callable[[], dict[str, tuple[int, int]]]
+        self,
+        queues: Callable[[], dict[str, int]],
+        leases: Callable[[], dict[str, tuple[int, int]]],
+        live: Callable[[], Container[str] | None],
     ) -> None:
+        """`live` returns the functions that there are, or None where that is not known."""
+        self._live = live
         self._queues = queues
         self._leases = leases
         self._calls: dict[tuple[str, int, str], int] = {}
@@ -49,8 +54,14 @@ class Meter(Collector):
         """Count a problem document."""
         self._refusals[kind] = self._refusals.get(kind, 0) + 1
 
+    def _forget_functions_that_are_gone(self) -> None:
+        if (live := self._live()) is not None:
+            self._calls = {key: count for key, count in self._calls.items() if key[0] in live}
+            self._latency = {key: each for key, each in self._latency.items() if key[0] in live}
+
     def collect(self) -> Iterable[Metric]:
         """Yield all metrics of the gateway."""
+        self._forget_functions_that_are_gone()
         calls = CounterMetricFamily(
             "pilotlight_calls", "Calls that were answered", labels=["function", "status", "start"]
         )

@@ -52,7 +52,7 @@ async def serve(
     routes = Routes()
     broker = Broker(client.invocations, settings.queue)
     client.connection.on_orphan["Invocations.acquire"] = broker.orphaned
-    meter = Meter(broker.queues, broker.counts)
+    meter = Meter(broker.queues, broker.counts, lambda: routes.table.routes if routes.table else None)
     reports = Reports(client.invocations, meter)
     follower = Follower(client.invocations, routes, broker)
     builder = Relay("builder", data.socket("builder"), settings.max_body)

@@ -268,8 +268,13 @@ async def test_metrics_of_all_services(rack: Rack) -> None:
     assert 'pilotlight_queue_length{function="hello"} 0.0' in text
     assert "fake_metric 1" in text
     assert "baas_metric 1" in text
+    assert "builder_metric 1" in text
     assert 'pilotlight_up{service="baas"} 1' in text
     parse(text)
+    rack.service.routes.clear()
+    await rack.settle()
+    async with rack.get("/metrics") as answer:
+        assert 'function="hello"' not in await answer.text()
 
 
 def parse(text: str) -> None:
