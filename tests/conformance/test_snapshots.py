@@ -226,3 +226,10 @@ TRIED = {
     assert {
         name: answer for name, answer in tried.items() if answer[0] != -1 or answer[1] not in (1, 38)
     } == {}
+
+
+async def test_copies_have_the_way_out_that_the_manifest_allows(service: Service) -> None:
+    await snapshot_of(service, "outgoing", egress=("example.com:443",))
+    source = "import socket\nresult = [os.environ['HTTPS_PROXY'], socket.create_connection(('127.0.0.1', 8002), 1) is not None]"
+    for _ in range(3):
+        assert await fresh(service, "outgoing", source) == ["http://127.0.0.1:8002", True]

@@ -281,8 +281,9 @@ class EmbeddedEngine:
         handle.group.limit(assignment.memory, PROCESSES)
         identity = {"app": assignment.app, "function": assignment.function}
         self._grants.grant(sandbox.id, os.dup(handle.data_listener), kind="data", egress=[], **identity)
+        egress = assignment.egress
         if handle.watcher is not None:  # a copy of a snapshot: the code is there, and knows the rest
-            message, trees = {}, []
+            message, trees, egress = {}, [], ()
             if handle.egress_listener is not None:
                 names = list(assignment.egress)
                 self._grants.grant(
@@ -290,7 +291,7 @@ class EmbeddedEngine:
                 )
                 handle.egress_listener = None
         try:
-            await self._attach(sandbox, message, trees, assignment.egress, identity)
+            await self._attach(sandbox, message, trees, egress, identity)
         finally:
             # The start itself may use all the CPU that is free, since the caller waits for it
             asyncio.get_running_loop().call_soon(self._limit_cpu, handle, assignment.cpu)
