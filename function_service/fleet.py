@@ -27,7 +27,7 @@ from pilotlight.rpc import Peer
 
 _log = logging.getLogger(__name__)
 ENDED_BY_ITSELF = "it ended by itself"
-_SHORTEST_LEASE, _LONGEST_LEASE = 1.0, 10.0  # seconds without a call; then the policy has its say here
+_SHORTEST_LEASE, _LONGEST_LEASE = 1.0, 3600.0  # seconds without a call; then the policy has its say here
 _TICK = 1.0  # seconds between two looks of the scaler
 _DEMOTE_EVERY = 15  # ticks
 _DRAIN_MARGIN = 5.0  # seconds beyond a function's time-out after which a recalled instance is ended
@@ -188,8 +188,18 @@ class Fleet:
             concurrency=instance.revision.config.concurrency,
             cold=cold,
             stages=instance.stages,
-            idle=min(_LONGEST_LEASE, max(_SHORTEST_LEASE, self._keeper.hold(instance.revision, time.time()))),
+            idle=self._lease_time(instance.revision),
         )
+
+    def _lease_time(self, revision: Revision) -> float:
+        """Return for how many seconds without a call a gateway keeps an instance.
+
+        It is as long as the policy holds the code, so that a warm call needs nobody but the gateway. A policy
+        may hold it for no time at all; calls that follow at once still find it, unless the manifest says 0.
+        """
+        hold = self._keeper.hold(revision, time.time())
+        shortest = _SHORTEST_LEASE if revision.config.keep_alive is None else 0.0
+        return min(_LONGEST_LEASE, max(shortest, hold))
 
     async def release(self, lease: str) -> None:
         """Take an instance back: it stays if it is live and was used lately, else it ends."""
@@ -212,6 +222,11 @@ class Fleet:
     def all(self) -> list[Instance]:
         """List all instances."""
         return list(self._instances.values())
+
+    def layers_in_use(self) -> set[str]:
+        """Return the digests of what instances have mounted, also those that only drain."""
+        revisions = [i.revision for i in self._instances.values()]
+        return {digest for r in revisions for digest in (r.code, r.dependencies) if digest is not None}
 
     def of(self, function: str) -> list[Instance]:
         """List the instances of a function."""
@@ -354,6 +369,7 @@ class Fleet:
         actions = scaler.decide(self._keeper.goals(live, running, now), self.all(), now)
         for instance in actions.end:
             self.spawn(self.end(instance, "idle"), "end")
+        self.drain(actions.recall, "the keep-alive policy needs its memory")
         for function, count in actions.start.items():
             revision = self._registry.live(function)
             if asyncio.get_running_loop().time() >= self._retry_at.get(revision.id, 0):

@@ -84,7 +84,7 @@ class Keeper:
                 continue
             decision = self._decision(revision, now)
             idle = max(0.0, now - known.since) if known.called else None
-            goals[name] = Goal(revision.id, minimum, decision, idle)
+            goals[name] = Goal(revision.id, minimum, decision, idle, known.evicted)
             if now > known.wake:
                 known.wake = known.since + decision.next_start(now - known.since)
         return goals

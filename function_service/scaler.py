@@ -17,14 +17,16 @@ class Goal:
     minimum: int
     decision: Decision  # of the keep-alive policy
     idle: float | None  # seconds since its last call ended; None where it was not called yet
+    evicted: bool = False  # the policy needs its memory now, whoever holds its instances
 
 
 @dataclass(frozen=True)
 class Actions:
-    """What to do: how many instances to start by function, and which to end."""
+    """What to do: how many instances to start by function, which to end, and which to take back first."""
 
     start: dict[str, int]
     end: tuple[Instance, ...]
+    recall: tuple[Instance, ...] = ()
 
 
 def decide(goals: dict[str, Goal], instances: Iterable[Instance], now: float) -> Actions:
@@ -36,6 +38,7 @@ def decide(goals: dict[str, Goal], instances: Iterable[Instance], now: float) ->
     """
     current: dict[str, list[Instance]] = {name: [] for name in goals}
     end: list[Instance] = []
+    recall: list[Instance] = []
     for instance in instances:
         goal = goals.get(instance.function)
         if goal is not None and goal.revision == instance.revision.id:
@@ -54,7 +57,9 @@ def decide(goals: dict[str, Goal], instances: Iterable[Instance], now: float) ->
         idle = [i for i in there if i.state is State.IDLE]
         spare = max(0, len(there) - goal.minimum)
         end += [i for i in idle if _is_over(goal, i, now, latest=i is latest)][:spare]
-    return Actions(start, tuple(end))
+        if goal.evicted:
+            recall += [i for i in there if i.state is State.LEASED][:spare]
+    return Actions(start, tuple(end), tuple(recall))
 
 
 def _is_over(goal: Goal, instance: Instance, now: float, *, latest: bool) -> bool:

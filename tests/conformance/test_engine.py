@@ -399,3 +399,11 @@ async def test_metrics_tell_starts_layers_and_builds(service: Service) -> None:
     assert values["pilotlight_layer_cache_bytes"] > 0
     assert values["pilotlight_build_step_seconds_count"] >= 1
     assert values["pilotlight_cold_starts_total"] >= 1
+
+
+@pytest.mark.parametrize("keep_alive", [0.0, 300.0])
+async def test_a_lease_lasts_as_long_as_the_manifest_says(service: Service, keep_alive: float) -> None:
+    await service.deploy("lasting", HELLO, keep_alive=keep_alive)
+    lease = await service.acquire("lasting")
+    assert lease.idle == keep_alive
+    await service.client.invocations.stop(lease.id, "test")

@@ -83,7 +83,15 @@ def test_an_instance_of_another_revision_ends():
 
 
 def test_leased_instances_are_left_alone():
-    assert decide(goal(idle=1e6), instance(1e6, State.IDLE, State.LEASED)).end == ()
+    leased = instance(1e6, State.IDLE, State.LEASED)
+    assert decide(goal(idle=1e6), leased) == scaler.Actions({}, ())
+
+
+def test_leased_instances_of_an_evicted_function_are_taken_back_down_to_the_minimum():
+    nothing = Decision.window(0, 0)
+    leased = [instance(used, State.IDLE, State.LEASED) for used in (9, 5)]
+    assert decide(Goal("f-1", 0, nothing, 5.0, evicted=True), *leased).recall == tuple(leased)
+    assert decide(Goal("f-1", 1, nothing, 5.0, evicted=True), *leased).recall == tuple(leased[:1])
 
 
 def keeper(policy, *revisions):
