@@ -62,7 +62,7 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
         layers = LayerStore(data.layers)
         layers.start()
         logs = LogBook(data.logs)
-        await collect_garbage(registry, layers, logs)
+        await collect_garbage(registry, layers, logs, None)
         engine = EmbeddedEngine(data, layers, users, interpreters)
         stack.push_async_callback(engine.close)
         await engine.start()

@@ -187,7 +187,7 @@ class ControlDoor:
         await self._fleet.to_zero(function)
         await self._fleet.last_words(function)
         self._metrics.forget(function)
-        await collect_garbage(self._registry, self._layers, self._logs)
+        await collect_garbage(self._registry, self._layers, self._logs, self._fleet)
         return app_gone
 
     async def instances(self, function: str | None) -> list[InstanceStatus]:
@@ -401,20 +401,22 @@ class BuildsDoor:
         """Make prepared revisions live."""
         if await self._registry.activate(app, commit):
             self._invocations.publish()
-            await collect_garbage(self._registry, self._layers, self._logs)
+            await collect_garbage(self._registry, self._layers, self._logs, self._fleet)
 
 
 async def collect_garbage(
-    registry: Registry, layers: LayerStore, logs: LogBook, spare: float = 3600.0
+    registry: Registry, layers: LayerStore, logs: LogBook, fleet: Fleet | None, spare: float = 3600.0
 ) -> None:
-    """Remove the logs of functions that are no more, and code layers that no kept revision is made of.
+    """Remove the logs of functions that are no more, and code layers that nobody needs.
 
-    Layers younger than `spare` seconds may belong to a push that is under way.
+    Needed are those of revisions that are kept, and of instances that still drain. Layers younger than
+    `spare` seconds may belong to a push that is under way.
     """
     logs.delete_others(r.config.name for r in registry.all_live())
     for layer in await asyncio.to_thread(layers.all):
         old = layer.kind == "code" and time.time() - layer.created > spare
-        if old and layer.digest not in registry.layers_in_use():
+        mounted = fleet.layers_in_use() if fleet is not None else set()
+        if old and layer.digest not in registry.layers_in_use() | mounted:
             # Withdrawn before anybody else has a turn, so that no revision is prepared with it meanwhile
             withdrawn = layers.withdraw(layer.digest)
             await asyncio.to_thread(trees.remove, withdrawn)

@@ -89,7 +89,7 @@ class LayerStore:
     def withdraw(self, digest: str) -> Path:
         """Take a layer out of the store in one step; return its folder, for `trees.remove`.
 
-        Running instances keep theirs, since they have it mounted.
+        No instance may have it mounted: its files vanish there too.
         """
         dying = self._folder / f"{new_id()}{_WORK}"
         self.path(digest).rename(dying)
