@@ -361,12 +361,12 @@ class Fleet:
         An instance that has run a function's code never becomes blank again: it ends, and what is held of the
         function from then on is a sandbox of the pool, which all functions of that runtime share.
         """
-        self._pool.want(self._keeper.runtimes(self._registry.all_live(), time.time()))
+        self._pool.want(self._keeper.runtimes(time.time()))
 
     def _scale(self) -> None:
-        now, live = time.time(), self._registry.all_live()
+        now = time.time()
         running = {i.function for i in self._instances.values()}
-        actions = scaler.decide(self._keeper.goals(live, running, now), self.all(), now)
+        actions = scaler.decide(self._keeper.goals(running, now), self.all(), now)
         for instance in actions.end:
             self.spawn(self.end(instance, "idle"), "end")
         self.drain(actions.recall, "the keep-alive policy needs its memory")

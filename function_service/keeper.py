@@ -28,12 +28,18 @@ class Keeper:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._functions: dict[str, _Function] = {}
+        self._revisions: dict[str, Revision] = {}  # the live ones
+        self._minimums: set[str] = set()  # functions of which some instances always run
+        self._functions: dict[str, _Function] = {}  # in the order of their last calls
+        self._waking: set[str] = set()  # functions that are to be pre-warmed some time
 
     def live(self, revisions: list[Revision], now: float) -> None:
-        """Forget functions that are live no more, and begin with new ones."""
-        for name in self._functions.keys() - {r.config.name for r in revisions}:
+        """Take the live revisions over: forget functions that are no more, and begin with new ones."""
+        self._revisions = {revision.config.name: revision for revision in revisions}
+        self._minimums = {name for name, r in self._revisions.items() if r.config.min_instances}
+        for name in self._functions.keys() - self._revisions.keys():
             del self._functions[name]
+            self._waking.discard(name)
             self._policy.forget(name)
         for revision in revisions:
             self._of(revision, now)
@@ -50,10 +56,18 @@ class Keeper:
         """Take a call into account that has ended. One of a deleted function tells nothing."""
         if (known := self._functions.get(function)) is None:
             return
+        self._functions[function] = self._functions.pop(function)  # to the end
         known.history.record(started, ended)
         known.since = max(known.since, ended)
         known.called, known.evicted = True, False
-        known.wake = known.since + known.history.decide(ended).next_start(0.0)
+        self._wake(function, known, known.since + known.history.decide(ended).next_start(0.0))
+
+    def _wake(self, function: str, known: _Function, at: float) -> None:
+        known.wake = at
+        if at == math.inf:
+            self._waking.discard(function)
+        else:
+            self._waking.add(function)
 
     def _decision(self, revision: Revision, now: float) -> Decision:
         """Return what is held of the code."""
@@ -68,34 +82,41 @@ class Keeper:
         """Return for how many seconds after its last call an instance stays."""
         return self._decision(revision, now).hold
 
-    def goals(self, revisions: list[Revision], running: set[str], now: float) -> dict[str, Goal]:
+    def goals(self, running: set[str], now: float) -> dict[str, Goal]:
         """Return what the scaler must know, by function, of those where there may be something to do.
 
         These are the ones with instances (`running`), with a minimum, and those to be pre-warmed. With a
-        thousand functions that nobody calls there is next to nothing to do.
+        thousand functions that nobody calls there is nothing to do, and none of them is even looked at.
         """
         for name in self._policy.evict(now):
             self._functions[name].evicted = True
+        due = {name for name in self._waking if self._functions[name].wake <= now + LEAD}
         goals = {}
-        for revision in revisions:
-            name, minimum = revision.config.name, revision.config.min_instances
+        for name in due | self._minimums | (running & self._revisions.keys()):
+            revision = self._revisions[name]
             known = self._of(revision, now)
-            if name not in running and not minimum and now + LEAD < known.wake:
-                continue
             decision = self._decision(revision, now)
             idle = max(0.0, now - known.since) if known.called else None
-            goals[name] = Goal(revision.id, minimum, decision, idle, known.evicted)
+            goals[name] = Goal(revision.id, revision.config.min_instances, decision, idle, known.evicted)
             if now > known.wake:
-                known.wake = known.since + decision.next_start(now - known.since)
+                self._wake(name, known, known.since + decision.next_start(now - known.since))
         return goals
 
-    def runtimes(self, revisions: list[Revision], now: float) -> set[str]:
+    def runtimes(self, now: float) -> set[str]:
         """Return the runtimes of which blank sandboxes shall wait.
 
         A policy that knows no layers leaves that to the platform, which keeps them for all live functions.
+        One function that is worth a sandbox is enough for all of its runtime, and the one called last is the
+        likeliest, so others are not looked at as a rule.
         """
-        return {r.config.runtime for r in revisions if not self._policy.demotes or self._holds(r, now)}
+        if not self._policy.demotes:
+            return {revision.config.runtime for revision in self._revisions.values()}
+        held: set[str] = set()
+        for name in reversed(self._functions):
+            revision = self._revisions.get(name)
+            if revision and revision.config.runtime not in held and self._holds(self._functions[name], now):
+                held.add(revision.config.runtime)
+        return held
 
-    def _holds(self, revision: Revision, now: float) -> bool:
-        known = self._of(revision, now)
+    def _holds(self, known: _Function, now: float) -> bool:
         return known.history.decide(now).at(max(0.0, now - known.since)) >= Layer.RUNTIME

@@ -73,6 +73,7 @@ class Registry:
         self.turn = asyncio.Lock()
         self.changes: set[asyncio.Task[Any]] = set()
         self.apps: dict[str, AppRecord] = {}
+        self._owners: dict[str, str] = {}  # live function → app
         self.revisions: dict[str, dict[str, Revision]] = {}  # function → id → revision
         self.keys: dict[str, Key] = {}
         self.secrets: dict[str, str] = {}
@@ -84,8 +85,7 @@ class Registry:
     async def load(self) -> None:
         """Read everything into memory."""
         for value in await self._all(_APPS):
-            record = msgspec.json.decode(value, type=AppRecord)
-            self.apps[record.name] = record
+            self._put(msgspec.json.decode(value, type=AppRecord))
         for value in await self._all(_REVISIONS):
             revision = msgspec.json.decode(value, type=Revision)
             self.revisions.setdefault(revision.config.name, {})[revision.id] = revision
@@ -108,7 +108,8 @@ class Registry:
 
     def owner(self, function: str) -> AppRecord | None:
         """Return the app in which a function of that name is live."""
-        return next((app for app in self.apps.values() if function in app.live), None)
+        app = self._owners.get(function)
+        return None if app is None else self.apps[app]
 
     def live(self, function: str) -> Revision:
         """Return the live revision. Raises Problem `unknown-function`."""
@@ -157,7 +158,7 @@ class Registry:
         record = msgspec.structs.replace(record, prepared=prepared)
         known = [r for r in revisions if r.id not in self.revisions.get(r.config.name, {})]
         await self._store.write([_app(record), *(_revision(r) for r in known)])
-        self.apps[app] = record
+        self._put(record)
         for revision in known:
             self.revisions.setdefault(revision.config.name, {})[revision.id] = revision
 
@@ -212,6 +213,7 @@ class Registry:
             return False
         gone = [r for name in self.revisions for r in self._of_app(record.name, name)]
         await self._store.write([Write(space=_APPS, key=record.name, value=None), *map(_removal, gone)])
+        self._put(msgspec.structs.replace(record, live={}))
         del self.apps[record.name]
         self._forget(gone)
         return True
@@ -225,8 +227,16 @@ class Registry:
             kept = {record.live[name], *(r.id for r in known[:KEPT_REVISIONS])} if name in record.live else ()
             gone += [r for r in known if r.id not in kept and r.id not in prepared]
         await self._store.write([_app(record), *map(_removal, gone)])
-        self.apps[record.name] = record
+        self._put(record)
         self._forget(gone)
+
+    def _put(self, record: AppRecord) -> None:
+        """Take a record over into memory."""
+        former = self.apps.get(record.name)
+        for name in former.live if former is not None else ():
+            del self._owners[name]
+        self.apps[record.name] = record
+        self._owners |= dict.fromkeys(record.live, record.name)
 
     def _forget(self, gone: list[Revision]) -> None:
         for revision in gone:

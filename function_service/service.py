@@ -6,6 +6,7 @@ Each class here is one door. They share the registry, the fleet, the layers and 
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -163,9 +164,11 @@ class ControlDoor:
 
     async def functions(self) -> list[FunctionStatus]:
         """List the functions."""
-        return [self._status(r) for r in sorted(self._registry.all_live(), key=lambda r: r.config.name)]
+        instances = Counter(i.function for i in self._fleet.all())
+        live = sorted(self._registry.all_live(), key=lambda r: r.config.name)
+        return [self._status(r, instances[r.config.name]) for r in live]
 
-    def _status(self, revision: Revision) -> FunctionStatus:
+    def _status(self, revision: Revision, instances: int) -> FunctionStatus:
         name = revision.config.name
         return FunctionStatus(
             name=name,
@@ -174,7 +177,7 @@ class ControlDoor:
             commit=revision.commit,
             updated=self._registry.apps[revision.app].updated,
             config=revision.config,
-            instances=len(self._fleet.of(name)),
+            instances=instances,
             calls=self._metrics.calls_of(name),
             snapshot=revision.id in self._snapshots,
             snapshot_refusal=self._snapshots.unfit(revision.id),
@@ -413,10 +416,14 @@ async def collect_garbage(
     `spare` seconds may belong to a push that is under way.
     """
     logs.delete_others(r.config.name for r in registry.all_live())
-    for layer in await asyncio.to_thread(layers.all):
-        old = layer.kind == "code" and time.time() - layer.created > spare
+    present = [layer for layer in await asyncio.to_thread(layers.all) if layer.kind == "code"]
+    needed = registry.layers_in_use()
+    for layer in present:
+        if layer.digest in needed or time.time() - layer.created <= spare:
+            continue
+        # Asked again: other turns may have come since
         mounted = fleet.layers_in_use() if fleet is not None else set()
-        if old and layer.digest not in registry.layers_in_use() | mounted:
+        if layer.digest not in registry.layers_in_use() | mounted:
             # Withdrawn before anybody else has a turn, so that no revision is prepared with it meanwhile
             withdrawn = layers.withdraw(layer.digest)
             await asyncio.to_thread(trees.remove, withdrawn)

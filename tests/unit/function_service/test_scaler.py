@@ -107,8 +107,8 @@ def test_a_duration_in_the_manifest_wins_over_the_policy():
 
 def test_a_function_that_nobody_calls_takes_no_work():
     quiet = keeper(Ember(), revision())
-    assert quiet.goals([revision()], set(), NOW) == {}
-    assert quiet.goals([revision()], {"f"}, NOW).keys() == {"f"}
+    assert quiet.goals(set(), NOW) == {}
+    assert quiet.goals({"f"}, NOW).keys() == {"f"}
 
 
 def test_a_function_is_looked_at_when_it_is_to_be_prewarmed():
@@ -116,8 +116,8 @@ def test_a_function_is_looked_at_when_it_is_to_be_prewarmed():
     for _ in range(10):
         now += 1800
         made.record("f", now, now)
-    assert made.goals([revision()], set(), now + 1600) == {}
-    found = made.goals([revision()], set(), now + 1619)["f"]
+    assert made.goals(set(), now + 1600) == {}
+    found = made.goals(set(), now + 1619)["f"]
     assert scaler.decide({"f": found}, [], now + 1619).start == {"f": 1}
 
 
@@ -127,7 +127,7 @@ def test_what_is_evicted_is_held_no_more_until_it_is_called():
     made.record("a", NOW, NOW + 1)
     made.record("b", NOW, NOW + 1)
     made.record("b", NOW + 2, NOW + 3)
-    goals = made.goals(functions, {"a", "b"}, NOW + 4)
+    goals = made.goals({"a", "b"}, NOW + 4)
     assert (goals["a"].decision.hold, goals["b"].decision.hold) == (0, float("inf"))
     made.record("a", NOW + 5, NOW + 6)
     assert made.hold(functions[0], NOW + 7) == float("inf")
@@ -137,17 +137,17 @@ def test_a_function_that_is_deleted_is_forgotten():
     made = keeper(Ember(), revision())
     made.live([], NOW)
     made.record("f", NOW, NOW)
-    assert made.goals([], set(), NOW) == {}
+    assert made.goals(set(), NOW) == {}
 
 
 def test_blank_sandboxes_wait_while_a_function_is_worth_one():
     made = keeper(Ember(), revision())
-    assert made.runtimes([revision()], NOW) == {"python3.11"}
-    assert made.runtimes([revision()], NOW + 1e6) == set()
+    assert made.runtimes(NOW) == {"python3.11"}
+    assert made.runtimes(NOW + 1e6) == set()
 
 
 def test_a_policy_without_layers_leaves_blank_sandboxes_waiting():
-    assert keeper(Fixed(600), revision()).runtimes([revision()], NOW + 1e6) == {"python3.11"}
+    assert keeper(Fixed(600), revision()).runtimes(NOW + 1e6) == {"python3.11"}
 
 
 def test_layers_are_ordered():
