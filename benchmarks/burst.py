@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from benchmarks import clone_and_mount, load, options, platform, report
-from benchmarks.functions import HELLO, HOLDING, languages, manifest
+from benchmarks.functions import HOLDING, IN_ONE_APP, languages, manifest, many
 from benchmarks.load import Answer, Client
 from benchmarks.platform import Platform
 from benchmarks.report import Plot, Series
@@ -20,7 +20,6 @@ _HOLD_EACH = 0.02
 _SETTLE = 0.5  # seconds between bursts, in which what was ended is buried and the pool is refilled
 _AT_ONCE = 8
 _FUNCTIONS, _FEW = 300, 40  # so many that each has long ended when its turn comes again
-_IN_ONE_APP = 100
 _ENDED = 1.5  # seconds after which an instance with a keep-alive of 0 is gone
 _BARE = "bare clone-and-mount loop"
 
@@ -104,16 +103,6 @@ def _check(answers: list[Answer], size: int) -> None:
         )
 
 
-def _push(target: Platform, app: str, names: list[str]) -> None:
-    """Deploy an app of many functions, each a hello."""
-    files: dict[str, str] = {}
-    text = ""
-    for name in names:
-        files |= {f"{name}/{path}": content for path, content in HELLO["python"].items()}
-        text += f'[functions.{name}]\naccess = "public"\ncpu = 1.0\nkeep_alive = "0s"\n'
-    target.push(app, {**files, "pilotlight.toml": text})
-
-
 def _on_end(
     run: options.Run,
     target: Platform,
@@ -125,8 +114,9 @@ def _on_end(
 ) -> None:
     """Wake function after function, each of which ends its instance as soon as it is idle."""
     names = [f"fleeting-{number}" for number in range(functions)]
-    for first in range(0, functions, _IN_ONE_APP):
-        _push(target, f"fleeting-from-{first}", names[first : first + _IN_ONE_APP])
+    for first in range(0, functions, IN_ONE_APP):
+        some = names[first : first + IN_ONE_APP]
+        target.push(f"fleeting-from-{first}", many(some, keep_alive='"0s"'))
     paths = [f"/function/{name}" for name in names]
     ours, bare, share = [], [], []
     progress = Progress("cold starts on end", count + 1)

@@ -145,13 +145,10 @@ def _wait(target: Platform, name: str, size: int) -> None:
 
 
 def _look(target: Platform, name: str) -> _Look:
-    sizes = [processes.pss(pid) for pid in processes.tree(target.pid)]
-    # None stands for a process that ended meanwhile too, so only where most can't be read, none may be
-    readable = [size for size in sizes if size is not None]
     instances = target.instances(name)
     return _Look(
         [float(str(each["memory"])) for each in instances],
-        sum(readable) if len(readable) > 0.9 * len(sizes) else None,
+        processes.memory(target.pid),
         processes.available_memory(),
     )
 

@@ -1,10 +1,13 @@
 """The functions that the benchmarks deploy: a hello in each language, and two with a purpose."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtimes.declaration import load_all
 
 _MANIFEST = '[functions.NAME]\npath = "."\naccess = "public"\ncpu = 1.0\n'
+IN_ONE_APP = 100
+"""Functions: more than that a push may not have."""
 
 # Also the baseline, outside of the platform: with ONCE set it answers one request and ends
 _PERL = r"""#!/usr/bin/perl
@@ -85,3 +88,14 @@ def manifest(name: str, **settings: str) -> dict[str, str]:
     """Return a pilotlight.toml that also says some settings, whose values are written as TOML."""
     more = "".join(f"{key} = {value}\n" for key, value in settings.items())
     return {"pilotlight.toml": _MANIFEST.replace("NAME", name) + more}
+
+
+def many(names: Sequence[str], **settings: str) -> dict[str, str]:
+    """Return the files of an app of many functions, each a hello; settings as for `manifest`."""
+    files: dict[str, str] = {}
+    text = ""
+    for name in names:
+        files |= {f"{name}/{path}": content for path, content in HELLO["python"].items()}
+        text += f'[functions.{name}]\naccess = "public"\ncpu = 1.0\n'
+        text += "".join(f"{key} = {value}\n" for key, value in settings.items())
+    return {**files, "pilotlight.toml": text}

@@ -1,11 +1,13 @@
-"""What a tree of processes uses: processor time and memory, from /proc."""
+"""What a tree of processes uses: processor time, wake-ups and memory, from /proc."""
 
+import contextlib
 import os
 import re
 from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _PSS = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
+_SLEEPS = re.compile(r"^voluntary_ctxt_switches:\s+(\d+)", re.MULTILINE)
 
 
 def tree(root: int) -> list[int]:
@@ -24,6 +26,27 @@ def cpu_seconds(pids: list[int]) -> float:
     """Return the processor time that processes have used, those that are gone left out."""
     stats = (_stat(pid) for pid in pids)
     return sum(int(fields[11]) + int(fields[12]) for fields in stats if fields) / _TICK
+
+
+def wakeups(pid: int) -> int:
+    """Return how often the threads of a process have gone to sleep and come back; 0 where it is gone."""
+    total = 0
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        with contextlib.suppress(OSError):
+            found = _SLEEPS.search(status.read_text())
+            total += int(found[1]) if found else 0
+    return total
+
+
+def memory(root: int) -> int | None:
+    """Return the memory of a process and all that descend from it in bytes, what is shared counted once.
+
+    None where most of them may not be looked into.
+    """
+    sizes = [pss(pid) for pid in tree(root)]
+    # None stands for a process that ended meanwhile too, so only where most can't be read, none may be
+    readable = [size for size in sizes if size is not None]
+    return sum(readable) if len(readable) > 0.9 * len(sizes) else None
 
 
 def pss(pid: int) -> int | None:

@@ -17,6 +17,7 @@ BENCHES: Final[dict[str, tuple[str, str]]] = {
     "warm": ("benchmarks.warm", "what the platform adds to a warm call, and calls per second and core"),
     "burst": ("benchmarks.burst", "from no instance to many at once, and cold starts per second"),
     "density": ("benchmarks.density", "the memory of idle and of running instances"),
+    "scale": ("benchmarks.scale", "what a thousand deployed functions cost those that are called"),
     "keep-alive": ("benchmarks.keep_alive", "keep-alive policies on a trace, in simulated time"),
     "function": ("benchmarks.function", "what the cold start of your own function is made of"),
 }

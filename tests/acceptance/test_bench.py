@@ -75,6 +75,14 @@ def test_the_memory_of_instances(tmp_path):
     assert found["a bare interpreter, of 5"].median.value > 0
 
 
+def test_many_functions_beside_few(tmp_path):
+    bench("scale", "--quick", "--rounds", "1", "--json", str(tmp_path / "json"))
+    found = figures(tmp_path / "json")
+    assert found["cold start, 12 functions"].baseline == "cold start, 3 functions"
+    assert found["wake-ups, idle, 12 functions"].ratio
+    assert found["a push, for each function"].median.value > 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_a_bench_that_is_ended_leaves_no_platform(number, tmp_path):
     command = [sys.executable, "-P", "-m", "cli.main", "bench", "burst", "--instances", "2"]
