@@ -1,18 +1,24 @@
 """One call while it lasts, and what the gateway adds to its request and its answer."""
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aiohttp.web import BaseRequest
 from multidict import CIMultiDictProxy
 
-from gateway import headers
-from gateway.identity import identify
+from gateway import admission, headers
 from gateway.leases import HeldLease, Waiter
 
 if TYPE_CHECKING:
     from function_service.contract import Route
+    from gateway.connections import CallerConnection
     from gateway.exchange import Upload
+    from gateway.forward import Connection
+    from gateway.quick import Quick
+
+_AUTHORIZATION = frozenset({b"authorization"})
+_TRACESTATE = frozenset({b"tracestate"})  # belongs to a traceparent, and is worth nothing without it
+_NONE: frozenset[bytes] = frozenset()
 
 
 class Origin:
@@ -31,19 +37,16 @@ class Call:
     """What is known of one call."""
 
     __slots__ = (
-        "arrived", "caller", "cold", "head_sent", "held", "origin", "request", "request_id", "route",
+        "arrived", "caller", "cold", "head_sent", "held", "method", "request_id", "route",
         "status", "target", "trace_taken", "traceparent", "upload", "waited", "waiter",
     )  # fmt: skip
 
-    def __init__(self, request: BaseRequest, origin: Origin) -> None:
-        given = request.headers
+    def __init__(self, method: str, identity: tuple[str, str, bool], caller: str | None) -> None:
+        """`identity` is what `identify` made of the headers; `caller` is the function that calls, if any."""
         self.arrived = time.perf_counter()
-        self.request = request
-        self.origin = origin
-        self.request_id, self.traceparent, self.trace_taken = identify(
-            given.get("X-Request-Id"), given.get("traceparent")
-        )
-        self.caller = given.get("Pilotlight-Caller") if origin.inside else None
+        self.method = method
+        self.request_id, self.traceparent, self.trace_taken = identity
+        self.caller = caller
         self.route: Route | None = None
         self.target = "/"  # what the function sees
         self.upload: Upload | None = None
@@ -73,10 +76,37 @@ class Call:
         return added
 
 
-def forwarding(
-    given: CIMultiDictProxy[str], origin: Origin, request_id: str, traceparent: str, caller: str | None = None
-) -> bytes:
-    """Return the header lines that tell the other side who called, and as which request."""
+class QuickCall(Call):
+    """A call that has been sent to an instance already, on the short way."""
+
+    __slots__ = ("caller_connection", "connection", "data", "quick", "sent_to", "slot")
+
+    def __init__(
+        self, method: str, identity: tuple[str, str, bool], caller: str | None, quick: "Quick",
+        caller_connection: "CallerConnection", data: bytes, route: "Route", slot: HeldLease,
+        connection: "Connection",
+    ) -> None:  # fmt: skip
+        """`data` is the whole request as it came; `slot` and `connection` are those of the instance."""
+        super().__init__(method, identity, caller)
+        self.quick = quick
+        self.caller_connection = caller_connection
+        self.data = data
+        self.route = self.sent_to = route
+        self.held = self.slot = slot
+        self.connection = connection
+
+    def woken(self) -> None:
+        """Something has happened to the answer."""
+        self.quick.woken(self)
+
+
+def calling(given: CIMultiDictProxy[str], origin: Origin) -> str | None:
+    """Return the function that calls; only what comes from inside can say so."""
+    return given.get("Pilotlight-Caller") if origin.inside else None
+
+
+def forwarding(given: CIMultiDictProxy[str], origin: Origin) -> bytes:
+    """Return the header lines that tell the other side who called."""
     host = given.get("Host")
     scheme = "http"
     forwarded = given.get("X-Forwarded-For")
@@ -86,11 +116,20 @@ def forwarding(
     lines = (
         f"X-Forwarded-For: {origin.address if forwarded is None else f'{forwarded}, {origin.address}'}\r\n"
         f"X-Forwarded-Proto: {scheme}\r\n"
-        f"X-Request-Id: {request_id}\r\n"
-        f"traceparent: {traceparent}\r\n"
     )
     if host is not None:
         lines += f"X-Forwarded-Host: {host}\r\n"
+    caller = calling(given, origin)
     if caller is not None:
         lines += f"Pilotlight-Caller: {caller}\r\n"
     return lines.encode(errors="surrogateescape")
+
+
+def withheld(given: CIMultiDictProxy[str], keys: Mapping[str, str], *, trace_taken: bool) -> frozenset[bytes]:
+    """Return which headers of a request are not for the function: a key of the platform, for one."""
+    dropped = _NONE if trace_taken else _TRACESTATE
+    if "Authorization" in given and any(
+        admission.key_id(one, keys) is not None for one in given.getall("Authorization")
+    ):
+        return dropped | _AUTHORIZATION
+    return dropped

@@ -10,7 +10,9 @@ from typing import cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from gateway.call import Origin
+from gateway.call import Origin, QuickCall
+from gateway.glance import Glance, Plain
+from gateway.quick import Quick
 from gateway.replies import fault, malformed, problem_response
 
 _log = logging.getLogger(__name__)
@@ -25,19 +27,97 @@ _MAX_HEADER = 16 << 10  # bytes of the request line, and of one header
 class CallerConnection(RequestHandler):
     """One connection of a caller."""
 
-    __slots__ = ("busy", "inside", "origin")
+    __slots__ = ("begun", "busy", "counted", "front", "full", "glance", "handed", "inside", "origin",
+                 "plain", "queued")  # fmt: skip
 
-    busy: bool  # whether a request is under way
+    front: "Front"
     inside: bool
     origin: Origin
+    glance: Glance
+    busy: bool  # whether a request is under way
+    full: bool  # whether the caller takes answers slower than they come
+    queued: int  # requests that aiohttp has got and not answered
+    begun: QuickCall | None  # the call under way of which aiohttp does not know
+    handed: QuickCall | None  # the same, when aiohttp knows, until its handler is called
+    counted: bool  # whether the front counts it already
+    plain: Plain | None  # the headers of the last plain request
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note where the connection comes from."""
         peer = transport.get_extra_info("peername")
         address = peer[0] if isinstance(peer, tuple) else "127.0.0.1"
-        self.busy = False
+        self.busy = self.full = self.counted = False
+        self.queued = 0
+        self.begun = self.handed = self.plain = None
+        self.glance = Glance()
         self.origin = Origin(address, inside=self.inside)
         super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a call the short way where that can be, else give to aiohttp what came."""
+        quick, glance = self.front.quick, self.glance
+        free = self.begun is None and self.queued == 0 and glance.whole and not glance.lost and not self.full
+        if free and quick.again(self, data):
+            return
+        glance.feed(data)
+        if free and glance.whole and glance.begun == 1 and not glance.lost and quick.first(self, data):
+            return
+        if self.begun is not None:
+            quick.hand_over(self.begun)  # aiohttp must see it before what has come now
+        self.queued += glance.begun
+        super().data_received(data)
+
+    def begins(self, call: QuickCall) -> None:
+        """Note that a call is under way of which aiohttp does not know."""
+        self.begun = call
+        self.busy = self.counted = True
+        self.front.running += 1
+        self._next_keepalive_close_time = self._loop.time() + _IDLE  # else aiohttp thinks that it idles
+
+    def answer(self, data: bytes, *, keep_alive: bool) -> None:
+        """Write the answer of the call that has begun."""
+        self.begun = None
+        self._ended()
+        if self.transport is not None:
+            self.transport.write(data)
+            if not keep_alive:
+                self.transport.close()
+
+    def hand_over(self, call: QuickCall) -> None:
+        """Let aiohttp know of the call; its handler goes on with it."""
+        self.begun, self.handed = None, call
+        self.queued += 1
+        super().data_received(call.data)
+
+    def take_over(self) -> QuickCall | None:
+        """Return the call that was handed over, to the handler that is called for it."""
+        handed, self.handed = self.handed, None
+        return handed
+
+    def _abandon(self) -> None:
+        if (call := self.begun or self.handed) is not None:
+            self.begun = self.handed = None
+            self.front.quick.abandon(call)
+            self._ended()
+
+    def _ended(self) -> None:
+        self.busy = self.counted = False
+        self.front.one_less()
+
+    def pause_writing(self) -> None:
+        """The caller takes answers slower than they come."""
+        self.full = True
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """The caller has caught up."""
+        self.full = False
+        super().resume_writing()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End the call that aiohttp does not know of, or has not begun to answer."""
+        self._abandon()
+        super().connection_lost(exc)
 
     def handle_error(
         self,
@@ -49,6 +129,7 @@ class CallerConnection(RequestHandler):
         """Answer what aiohttp could not parse, or what a handler of ours failed at, by a problem document."""
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun already, the connection can only be ended")
+        self._abandon()
         if status == 400:
             problem = malformed(message or "")
             _log.info("action=refused problem=%s detail=%r", problem.kind, problem.detail)
@@ -66,13 +147,14 @@ class Front:
     The Application's own server makes its requests; calls of functions get the lean ones.
     """
 
-    def __init__(self, runner: web.AppRunner, lean_prefix: str) -> None:
+    def __init__(self, runner: web.AppRunner, lean_prefix: str, quick: Quick) -> None:
         server = runner.server
         if server is None:
             raise RuntimeError("the runner is not set up")
         self._server = server
         self._listeners: list[asyncio.Server] = []
-        self._running = 0
+        self.running = 0  # requests under way
+        self.quick = quick
         self._quiet = asyncio.Event()
         full = server.request_factory
         loop = asyncio.get_running_loop()
@@ -91,16 +173,24 @@ class Front:
         async def first(request: web.BaseRequest) -> web.StreamResponse:
             connection = cast("CallerConnection", request.protocol)
             connection.busy = True
-            self._running += 1
+            if connection.counted:  # it began on the short way
+                connection.counted = False
+            else:
+                self.running += 1
             try:
                 return await handler(request, rest)
             finally:
                 connection.busy = False
-                self._running -= 1
-                if self._running == 0:
-                    self._quiet.set()
+                connection.queued -= 1
+                self.one_less()
 
         self._server.request_handler = first
+
+    def one_less(self) -> None:
+        """Count a request that has ended."""
+        self.running -= 1
+        if self.running == 0:
+            self._quiet.set()
 
     async def listen(self, listener: socket.socket, *, inside: bool) -> None:
         """Accept connections on a socket that is bound."""
@@ -116,6 +206,7 @@ class Front:
                 max_line_size=_MAX_HEADER,
                 max_field_size=_MAX_HEADER,
             )
+            connection.front = self
             connection.inside = inside
             return connection
 
@@ -138,7 +229,7 @@ class Front:
     async def drain(self, grace: float) -> None:
         """Let requests that are under way end within grace seconds, then break them off."""
         self._quiet.clear()
-        if self._running:
+        if self.running:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace):
                     await self._quiet.wait()

@@ -40,7 +40,7 @@ class Upload:
     def __init__(self, request: BaseRequest, limit: int) -> None:
         if int(request.headers.get("Content-Length") or 0) > limit:
             raise TooLarge
-        self._request = request
+        self.request = request
         self._limit = limit
         self._chunked = "Transfer-Encoding" in request.headers
         self._body: bytes | None = None if request.body_exists else b""
@@ -63,13 +63,13 @@ class Upload:
 
         Raises TooLarge if the body is there already and is over the limit.
         """
-        connection.begin(self._request.method)
+        connection.begin(self.request.method)
         if self._body is None:
             if not self._continued:  # only now the caller is wanted to send it
                 self._continued = True
-                if self._request.transport is not None:
-                    self._request.transport.write(_CONTINUE)
-            content = self._request.content
+                if self.request.transport is not None:
+                    self.request.transport.write(_CONTINUE)
+            content = self.request.content
             if not content.is_eof():
                 connection.send(head, whole=False)
                 self._pump = asyncio.create_task(self._stream(connection), name="request body")
@@ -85,7 +85,7 @@ class Upload:
 
     async def _stream(self, connection: Connection) -> None:
         try:
-            await connection.send_body(self._request.content, chunked=self._chunked, limit=self._limit)
+            await connection.send_body(self.request.content, chunked=self._chunked, limit=self._limit)
         except Exception as error:  # noqa: BLE001  whoever reads the answer is told, and judges it
             connection.break_off(error)
 
@@ -102,12 +102,10 @@ async def pass_answer(request: BaseRequest, connection: Connection, head: Answer
     Raises BrokenOff, Malformed, and ConnectionError where the caller is gone.
     """
     write = request.writer.write
-    body = connection.ready()
     if connection.done:
-        if head.chunked:
-            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
-        await write(head.data + body)
+        await write(whole_answer(connection, head))
         return
+    body = connection.ready()
     data = head.data
     while True:
         if body:
@@ -121,6 +119,14 @@ async def pass_answer(request: BaseRequest, connection: Connection, head: Answer
         body = piece
     if head.chunked:
         await write(b"0\r\n\r\n")
+
+
+def whole_answer(connection: Connection, head: AnswerHead) -> bytes:
+    """Return an answer that has come to its end, as it goes to the caller."""
+    body = connection.ready()
+    if head.chunked:
+        body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if body else b"0\r\n\r\n"
+    return head.data + body
 
 
 def break_off(request: BaseRequest) -> StreamResponse:

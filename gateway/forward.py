@@ -5,12 +5,15 @@ reader is woken once for all that arrived together.
 """
 
 import asyncio
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import httptools
 from aiohttp import StreamReader
 
 from pilotlight.problems import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _HIGH = 1 << 16  # bytes of an answer that wait for a slow caller before we stop reading
 _MAX_HEAD = 1 << 17  # bytes of an answer's head
@@ -52,6 +55,8 @@ class Connection(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self._reading_paused = False
+        self.watcher: Callable[[], None] | None = None
+        """Called, as long as nobody waits, whenever something has happened to the answer."""
         self.idle_since = 0.0
         self._reset()
         self.done = True
@@ -141,6 +146,11 @@ class Connection(asyncio.Protocol):
         return self._is_head or self.status in (204, 304)
 
     @property
+    def finished(self) -> bool:
+        """Whether the whole answer is there, as it should be."""
+        return self.done and self._error is None
+
+    @property
     def reusable(self) -> bool:
         """Whether another exchange may begin."""
         return self.done and self._keep_alive and self._sent_whole and self._error is None
@@ -175,8 +185,11 @@ class Connection(asyncio.Protocol):
             self._waiter = None
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._waiter is not None:
+            if not self._waiter.done():
+                self._waiter.set_result(None)
+        elif self.watcher is not None:
+            self.watcher()
 
     # what the event loop calls
 

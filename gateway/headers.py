@@ -4,7 +4,7 @@ Names and values stay the bytes that came in, so that nothing is lost by decodin
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from aiohttp.helpers import rfc822_formatted_time
 from multidict import CIMultiDictProxy
@@ -96,11 +96,19 @@ def request_head(
     `fields` and `headers` are the same headers, raw and decoded. `added` are whole header lines.
     `without` names more headers, in lower case, that must not pass.
     """
+    line = f"{method} {target} HTTP/1.1\r\n".encode(errors="surrogateescape")
+    return b"".join((line, passing(fields, headers, without=without), added, b"\r\n"))
+
+
+def passing(
+    fields: Fields, headers: CIMultiDictProxy[str], *, without: frozenset[bytes] = frozenset()
+) -> bytes:
+    """Return the header lines of a request that reach the other side; arguments as of `request_head`."""
     dropped = _TO_FUNCTION | without if without else _TO_FUNCTION
     connection = headers.get("Connection")
     if connection is not None and connection.lower() not in _PLAIN_CONNECTION:
         dropped |= _listed(headers.getall("Connection")) - {b"host", b"content-length"}
-    parts = [f"{method} {target} HTTP/1.1\r\n".encode(errors="surrogateescape")]
+    parts: list[bytes] = []
     for name, value in fields:
         if name.lower() not in dropped:
             parts += (name, b": ", value, b"\r\n")
@@ -108,12 +116,10 @@ def request_head(
         parts.append(b"Host: localhost\r\n")
     if "Transfer-Encoding" in headers:
         parts.append(b"Transfer-Encoding: chunked\r\n")
-    parts += (added, b"\r\n")
     return b"".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What the gateway adds to the head of a function's answer."""
 
     timing: bytes  # the value of Server-Timing
@@ -143,8 +149,7 @@ def receipt(waited: float, handler: float, stages: Stages | None, lines: bytes) 
     return Receipt(timing.encode(), lines)
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerHead:
+class AnswerHead(NamedTuple):
     """The head of an answer as it goes to the caller, and how its body is framed."""
 
     data: bytes

@@ -10,6 +10,11 @@ _TRACEPARENT = re.compile(
 )
 
 
+def lines(request_id: str, traceparent: str) -> bytes:
+    """Return the header lines that carry them on."""
+    return f"X-Request-Id: {request_id}\r\ntraceparent: {traceparent}\r\n".encode()
+
+
 def identify(request_id: str | None, traceparent: str | None) -> tuple[str, str, bool]:
     """Return the request id and the traceparent to use, and whether the caller's traceparent was valid.
 

@@ -1,7 +1,8 @@
 """THE handler: a call of a function, from its arrival to its answer.
 
 Read `Calls.answer` and `Calls._run` first: route, admit, lease, forward, answer. What went wrong is turned
-into a problem in one place, `Calls._problem`.
+into a problem in one place, `Calls._problem`. Most warm calls take the short way in quick.py, and come here
+only where that does not lead to its end.
 """
 
 import asyncio
@@ -13,9 +14,10 @@ from aiohttp.web import BaseRequest, RequestPayloadError, StreamResponse
 from function_service.contract import Route, Usage
 from gateway import admission, headers, routing
 from gateway.broker import Broker
-from gateway.call import Call, Origin, forwarding
+from gateway.call import Call, Origin, QuickCall, calling, forwarding, withheld
 from gateway.exchange import SENT, SENT_LAST, Upload, break_off, pass_answer
 from gateway.forward import BrokenOff, Connection, Malformed, TooLarge, connect
+from gateway.identity import identify, lines
 from gateway.leases import HeldLease
 from gateway.meter import Meter
 from gateway.replies import fault, problem_response
@@ -25,10 +27,7 @@ from pilotlight.problems import Problem
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 3  # instances that may turn out to be dead before one takes the call
-_AUTHORIZATION = frozenset({b"authorization"})
-_TRACESTATE = frozenset({b"tracestate"})  # belongs to a traceparent, and is worth nothing without it
-_NONE: frozenset[bytes] = frozenset()
-_GONE = 499  # what is counted and logged for a call whose caller went away, as nginx does
+GONE = 499  # what is counted and logged for a call whose caller went away, as nginx does
 
 
 class Calls:
@@ -42,40 +41,59 @@ class Calls:
         self._max_body = max_body
         self.closing = False  # from then on, connections are not kept alive
 
-    async def answer(self, request: BaseRequest, origin: Origin, target: str) -> StreamResponse:
-        """Answer one call; target is the path and query as they were sent."""
-        call = Call(request, origin)
+    async def answer(
+        self, request: BaseRequest, origin: Origin, target: str, begun: QuickCall | None = None
+    ) -> StreamResponse:
+        """Answer one call; target is the path and query as they were sent.
+
+        `begun` is the same call, where it has been sent to an instance already.
+        """
+        call = begun or _call(request, origin)
         try:
-            name, call.target = routing.split(target)
-            route = call.route = self._routes.find(name)
-            authorization = request.headers.get("Authorization")
-            admission.admit(route, authorization, self._routes.keys, inside=origin.inside)
-            headers.refuse_what_cannot_pass(request.headers, request.method)
-            call.upload = Upload(request, self._max_body)
-            async with asyncio.timeout(route.timeout) as limit:
-                keep_alive = await self._run(call, route, call.upload, limit)
+            if begun is None:
+                name, call.target = routing.split(target)
+                route = call.route = self._routes.find(name)
+                authorization = request.headers.get("Authorization")
+                admission.admit(route, authorization, self._routes.keys, inside=origin.inside)
+                headers.refuse_what_cannot_pass(request.headers, request.method)
+            else:
+                route = begun.sent_to
+            upload = call.upload = Upload(request, self._max_body)
+            async with asyncio.timeout(route.timeout + call.arrived - time.perf_counter()) as limit:
+                keep_alive = await self._run(call, origin, route, upload, limit, begun)
         except asyncio.CancelledError:
-            self._ended(call, _GONE, None)
+            self.ended(call, GONE, None)
             raise
         except Exception as error:  # noqa: BLE001  whatever it is, the caller gets an answer
-            return await self._fail(call, error)
-        self._ended(call, call.status, None)
+            return await self._fail(call, request, error)
+        self.ended(call, call.status, None)
         return SENT if keep_alive else SENT_LAST
 
-    async def _run(self, call: Call, route: Route, upload: Upload, limit: asyncio.Timeout) -> bool:
+    async def _run(
+        self,
+        call: Call,
+        origin: Origin,
+        route: Route,
+        upload: Upload,
+        limit: asyncio.Timeout,
+        begun: QuickCall | None,
+    ) -> bool:
         """Get a slot and forward the call; return whether the caller's connection is kept alive."""
         attempts = 0
         while True:
-            call.held = None
-            held = self._broker.take(route)
-            if held is None:
-                call.waiter = self._broker.queue(route)
-                held = await self._broker.slot(call.waiter)
-                call.cold = call.waiter.cold
-            call.held = held
-            call.waited = time.perf_counter() - call.arrived
+            if begun is None:
+                call.held = None
+                held = self._broker.take(route)
+                if held is None:
+                    call.waiter = self._broker.queue(route)
+                    held = await self._broker.slot(call.waiter)
+                    call.cold = call.waiter.cold
+                call.held = held
+                call.waited = time.perf_counter() - call.arrived
+            else:
+                held = begun.slot
             try:
-                return await self._forward(call, held, upload)
+                return await self._forward(call, origin, held, upload, begun)
             except BrokenOff as broken:
                 self._broker.void(held)
                 attempts += 1
@@ -85,26 +103,52 @@ class Calls:
             except BaseException:
                 if limit.expired():
                     self._broker.stop(held, f"a call ran longer than the timeout of {route.timeout:g} s")
-                elif held.lease.concurrency == 1:
-                    self._broker.stop(held, "the call that it worked on was broken off")
+                else:
+                    self._broken_off(held)
                 raise
             finally:
                 self._broker.give_back(held)
+            begun = None
 
-    async def _forward(self, call: Call, held: HeldLease, upload: Upload) -> bool:
-        connection = held.connection()
+    def _broken_off(self, held: HeldLease) -> None:
+        """Stop an instance that works on nothing but a call which was broken off."""
+        if held.lease.concurrency == 1:
+            self._broker.stop(held, "the call that it worked on was broken off")
+
+    def abandon(self, begun: QuickCall) -> None:
+        """End a call that has been sent to an instance and whose caller is gone."""
+        begun.connection.close()
+        self._broken_off(begun.slot)
+        self._broker.give_back(begun.slot)
+        self.ended(begun, GONE, None)
+
+    async def _forward(
+        self, call: Call, origin: Origin, held: HeldLease, upload: Upload, begun: QuickCall | None
+    ) -> bool:
+        connection = held.connection() if begun is None else begun.connection
         if connection is not None:
             try:
+                if begun is None:
+                    await self._send(call, origin, upload, connection)
                 return await self._exchange(call, held, upload, connection)
             except BrokenOff as broken:
                 if broken.taken or upload.streaming:
                     raise  # else the instance had closed the connection meanwhile, as idle ones are
-        return await self._exchange(call, held, upload, await connect(held.address))
+        connection = await connect(held.address)
+        await self._send(call, origin, upload, connection)
+        return await self._exchange(call, held, upload, connection)
+
+    async def _send(self, call: Call, origin: Origin, upload: Upload, connection: Connection) -> None:
+        try:
+            await upload.send(connection, self._request_head(call, origin, upload.request))
+        except BaseException:
+            connection.close()
+            await upload.end()
+            raise
 
     async def _exchange(self, call: Call, held: HeldLease, upload: Upload, connection: Connection) -> bool:
-        request = call.request
+        request = upload.request
         try:
-            await upload.send(connection, self._request_head(call))
             await connection.head()
             call.status = connection.status
             head = headers.answer_head(
@@ -127,37 +171,31 @@ class Calls:
         held.keep(connection)
         return head.keep_alive
 
-    def _request_head(self, call: Call) -> bytes:
-        request = call.request
+    def _request_head(self, call: Call, origin: Origin, request: BaseRequest) -> bytes:
         given = request.headers
-        authorization = given.get("Authorization")
-        dropped = _TRACESTATE if not call.trace_taken else _NONE
-        secret = authorization is not None and any(
-            admission.key_id(one, self._routes.keys) is not None for one in given.getall("Authorization")
-        )
         return headers.request_head(
             request.method,
             call.target,
             request.raw_headers,
             given,
-            forwarding(given, call.origin, call.request_id, call.traceparent, call.caller),
-            without=dropped | _AUTHORIZATION if secret else dropped,
+            forwarding(given, origin) + lines(call.request_id, call.traceparent),
+            without=withheld(given, self._routes.keys, trace_taken=call.trace_taken),
         )
 
-    async def _fail(self, call: Call, error: Exception) -> StreamResponse:
+    async def _fail(self, call: Call, request: BaseRequest, error: Exception) -> StreamResponse:
         """Answer a call that could not be answered by its function."""
         if isinstance(error, ConnectionError):  # the caller's: it is gone
-            self._ended(call, _GONE, None)
+            self.ended(call, GONE, None)
             return SENT_LAST
         problem = await self._problem(call, error)
         if call.head_sent:
-            self._ended(call, call.status, problem)
-            return break_off(call.request)
+            self.ended(call, call.status, problem)
+            return break_off(request)
         self._meter.refusal(problem.kind)
-        self._ended(call, problem.status, problem)
+        self.ended(call, problem.status, problem)
         response = problem_response(problem, call.failure_headers())
         unread = call.upload is None or call.upload.unread  # the caller may be about to send its body, or not
-        if self.closing or problem.kind == "upgrade-refused" or (unread and "Expect" in call.request.headers):
+        if self.closing or problem.kind == "upgrade-refused" or (unread and "Expect" in request.headers):
             response.force_close()
         return response
 
@@ -201,7 +239,7 @@ class Calls:
             f"manifest, or see `pilotlight logs {name}`.",
         )
 
-    def _ended(self, call: Call, status: int, problem: Problem | None) -> None:
+    def ended(self, call: Call, status: int, problem: Problem | None) -> None:
         """Count, report and log a call."""
         duration = time.perf_counter() - call.arrived
         route, held = call.route, call.held
@@ -221,13 +259,13 @@ class Calls:
                     cold=call.cold,
                 )
             )
-        level = logging.INFO if problem is not None or status >= _GONE else logging.DEBUG
+        level = logging.INFO if problem is not None or status >= GONE else logging.DEBUG
         if _log.isEnabledFor(level):
             _log.log(
                 level,
                 "action=call method=%s function=%s status=%d start=%s ms=%.1f wait_ms=%.1f request_id=%s "
                 "traceparent=%s instance=%s caller=%s problem=%s",
-                call.request.method,
+                call.method,
                 route.function if route is not None else "-",
                 status,
                 start,
@@ -239,3 +277,9 @@ class Calls:
                 call.caller or "-",
                 problem.kind if problem is not None else "-",
             )
+
+
+def _call(request: BaseRequest, origin: Origin) -> Call:
+    given = request.headers
+    identity = identify(given.get("X-Request-Id"), given.get("traceparent"))
+    return Call(request.method, identity, calling(given, origin))

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, cast
 
 from aiohttp.web import BaseRequest, RequestPayloadError, StreamResponse
 
-from gateway import headers
+from gateway import headers, identity
 from gateway.call import forwarding
 from gateway.exchange import SENT, SENT_LAST, Upload, break_off, pass_answer
 from gateway.forward import BrokenOff, Connection, Malformed, TooLarge, connect
-from gateway.identity import identify
 from pilotlight import sockets
 from pilotlight.problems import Problem
 
@@ -73,11 +72,11 @@ class Relay:
         return SENT if head.keep_alive else SENT_LAST
 
     def _head(self, request: BaseRequest, target: str) -> bytes:
-        request_id, traceparent, _ = identify(
+        request_id, traceparent, _ = identity.identify(
             request.headers.get("X-Request-Id"), request.headers.get("traceparent")
         )
         origin = cast("CallerConnection", request.protocol).origin
-        added = forwarding(request.headers, origin, request_id, traceparent)
+        added = forwarding(request.headers, origin) + identity.lines(request_id, traceparent)
         return headers.request_head(
             request.method, target, request.raw_headers, request.headers, added, without=_OWN
         )

@@ -21,6 +21,7 @@ from gateway.control import ControlApi
 from gateway.follow import Follower
 from gateway.invoke import Calls
 from gateway.meter import Meter
+from gateway.quick import Quick
 from gateway.relay import Relay
 from gateway.replies import problem_response
 from gateway.reports import Reports
@@ -70,7 +71,8 @@ async def serve(
     calls = Calls(routes, broker, meter, reports, settings.max_body)
     runner = web.AppRunner(platform.application(), handler_cancellation=True, access_log=None)
     await runner.setup()
-    front = Front(runner, routing.PREFIX)
+    quick = Quick(routes, broker, calls, settings.max_body)
+    front = Front(runner, routing.PREFIX, quick)
     front.divert(_divider(calls))
     private = data.socket("gateway")
     try:
@@ -115,7 +117,7 @@ def _divider(calls: Calls) -> Callable[[web.BaseRequest, Handler], Awaitable[web
         connection = cast("CallerConnection", request.protocol)
         target = routing.origin_form(request.raw_path)
         if target.startswith(routing.PREFIX):
-            return await calls.answer(request, connection.origin, target)
+            return await calls.answer(request, connection.origin, target, connection.take_over())
         if request.method == "CONNECT":
             response = problem_response(Problem("upgrade-refused", "This is no proxy: it opens no tunnels."))
             response.force_close()

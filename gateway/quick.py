@@ -1,0 +1,149 @@
+"""The short way of a warm call: from the caller's connection to the instance's and back, without a task.
+
+It is taken where nothing has to be waited for but the answer: the request is plain and has come as a whole
+(glance.py), the function is known and the caller may call it, a slot is free, and a connection to its
+instance stands. The request is written at once, and the answer, if it comes soon and as a whole, by the
+callback that it arrives in. In every other case, even in the midst of it, the request goes to aiohttp as it
+came, and the call takes the long way of invoke.py from where it is: `hand_over`.
+"""
+
+import asyncio
+import re
+import time
+from typing import TYPE_CHECKING
+
+from function_service.contract import Access
+from gateway import headers
+from gateway.broker import Broker
+from gateway.call import QuickCall
+from gateway.exchange import whole_answer
+from gateway.glance import Plain, read
+from gateway.identity import identify, lines
+from gateway.invoke import Calls
+from gateway.routing import Routes
+
+if TYPE_CHECKING:
+    from gateway.connections import CallerConnection
+
+_SOON = 0.1  # seconds; an answer that takes longer is waited for on the long way, which has the time limits
+_LINE = re.compile(
+    rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) /function/([A-Za-z0-9._-]+)([/?][!-\"$-~]*)? HTTP/1\.1"
+)
+
+
+class Quick:
+    """Takes the calls that can go the short way."""
+
+    def __init__(self, routes: Routes, broker: Broker, calls: Calls, max_body: int) -> None:
+        self._routes = routes
+        self._broker = broker
+        self._calls = calls
+        self._max_body = max_body
+        self._under_way: dict[QuickCall, None] = {}  # the oldest first
+        self._timer: asyncio.TimerHandle | None = None
+
+    def again(self, caller: "CallerConnection", data: bytes) -> bool:
+        """Take a request whose headers are those of the one before; return whether it was taken."""
+        plain = caller.plain
+        if plain is None:
+            return False
+        end = data.find(b"\r\n")
+        if (
+            not data.startswith(plain.block, end + 2)
+            or len(data) != end + 2 + len(plain.block) + plain.length
+        ):
+            return False
+        return plain.table is self._routes.table and self._take(caller, data, end, plain)
+
+    def first(self, caller: "CallerConnection", data: bytes) -> bool:
+        """Take a request that the caller's glance says is whole; return whether it was taken."""
+        table = self._routes.table
+        if table is None or not data.partition(b" ")[2].startswith(b"/function/"):
+            return False
+        plain = caller.plain = read(caller.glance.fields, data, caller.origin, table)
+        return plain is not None and self._take(caller, data, data.find(b"\r\n"), plain)
+
+    def _take(self, caller: "CallerConnection", data: bytes, end: int, plain: Plain) -> bool:
+        match = _LINE.fullmatch(data, 0, end)
+        if match is None or self._calls.closing or plain.length > self._max_body:
+            return False
+        method, name, rest = match.groups()
+        route = plain.table.routes.get(name.decode())
+        if route is None or route.timeout < 2 * _SOON:
+            return False
+        allowed = route.access is Access.PUBLIC or caller.origin.inside
+        if not allowed and (route.access is Access.INTERNAL or plain.key is None):
+            return False
+        slot = self._broker.take(route)
+        if slot is None:
+            return False
+        connection = slot.connection()
+        if connection is None:
+            self._broker.give_back(slot)
+            return False
+        identity = identify(plain.request_id, plain.traceparent)
+        call = QuickCall(method.decode(), identity, plain.caller, self, caller, data, route, slot, connection)
+        target = rest or b"/"
+        if not target.startswith(b"/"):
+            target = b"/" + target
+        call.target = target.decode()
+        caller.begins(call)
+        self._under_way[call] = None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_SOON, self._look)
+        connection.watcher = call.woken
+        connection.begin(call.method)
+        message = (
+            method, b" ", target, b" HTTP/1.1\r\n", plain.lines, lines(identity[0], identity[1]), b"\r\n",
+            data[len(data) - plain.length :],
+        )  # fmt: skip
+        connection.send(b"".join(message), whole=True)
+        return True
+
+    def woken(self, call: QuickCall) -> None:
+        """Pass the answer on if it is there."""
+        connection = call.connection
+        if not connection.finished:
+            self.hand_over(call)
+            return
+        keep_alive = not self._calls.closing
+        call.status = connection.status
+        head = headers.answer_head(
+            connection.status,
+            connection.reason,
+            connection.headers,
+            bodiless=connection.bodiless,
+            http11=True,
+            keep_alive=keep_alive,
+            receipt=call.receipt(call.slot),
+        )
+        call.caller_connection.answer(whole_answer(connection, head), keep_alive=keep_alive)
+        self._leave(call)
+        call.slot.keep(connection)
+        self._broker.give_back(call.slot)
+        self._calls.ended(call, call.status, None)
+
+    def hand_over(self, call: QuickCall) -> None:
+        """Let the call go on by the long way."""
+        self._leave(call)
+        call.caller_connection.hand_over(call)
+
+    def abandon(self, call: QuickCall) -> None:
+        """End a call whose caller is gone."""
+        self._leave(call)
+        self._calls.abandon(call)
+
+    def _leave(self, call: QuickCall) -> None:
+        call.connection.watcher = None
+        self._under_way.pop(call, None)
+
+    def _look(self) -> None:
+        """Hand over what takes longer; the timer runs only while calls are under way."""
+        self._timer = None
+        soon = time.perf_counter() - _SOON
+        for call in list(self._under_way):
+            if call.arrived > soon:
+                break
+            self.hand_over(call)
+        if self._under_way:
+            self._timer = asyncio.get_running_loop().call_later(_SOON, self._look)
