@@ -58,7 +58,8 @@ class Keeper:
             return
         self._functions[function] = self._functions.pop(function)  # to the end
         known.history.record(started, ended)
-        known.since = max(known.since, ended)
+        # The first one may have ended before the function became known, such as before a restart
+        known.since = max(known.since, ended) if known.called else ended
         known.called, known.evicted = True, False
         self._wake(function, known, known.since + known.history.decide(ended).next_start(0.0))
 

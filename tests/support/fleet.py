@@ -13,7 +13,7 @@ from function_service.fleet import Event, Fleet
 from function_service.keeper import Keeper
 from function_service.layers.store import LayerStore
 from function_service.logs import LogBook
-from function_service.policies import Fixed
+from function_service.policies import Fixed, Policy
 from function_service.pool import Pool
 from function_service.registry import Registry
 from function_service.snapshots import Snapshots
@@ -79,14 +79,20 @@ class Gateway:
 
 
 @contextlib.asynccontextmanager
-async def world(engine: FakeEngine, folder: Path, *, waiting: int = 0) -> AsyncIterator[World]:
-    """Run a fleet; at the end no sandbox, no task, no descriptor and no instance of it is left."""
+async def world(
+    engine: FakeEngine, folder: Path, *, waiting: int = 0, policy: Policy | None = None
+) -> AsyncIterator[World]:
+    """Run a fleet; at the end no sandbox, no task, no descriptor and no instance of it is left.
+
+    `policy` is one minute fixed unless it is named.
+    """
     tasks, descriptors = asyncio.all_tasks(), _descriptors()
     registry = Registry(MemoryStore())
     pool = Pool(engine, (NODE,), {"node20": waiting})
     logs = LogBook(folder)
     snapshots = Snapshots(engine, pool, (NODE,))
-    fleet = Fleet(engine, pool, snapshots, registry, LayerStore(folder), logs, Keeper(Fixed(60.0)))
+    keeper = Keeper(policy or Fixed(60.0))
+    fleet = Fleet(engine, pool, snapshots, registry, LayerStore(folder), logs, keeper)
     await pool.start()
     try:
         yield World(engine, pool, registry, logs, fleet)
