@@ -6,7 +6,7 @@ import time
 import pytest
 
 from function_service.contract import Usage
-from tests.support.service import Service, modes, running
+from tests.support.service import modes, running
 
 PERIOD = 1800.0
 DUE = 6.0  # seconds from the report to the next call that the calls before promise
