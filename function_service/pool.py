@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
 
 from function_service.contract import Stages
 from function_service.engines.base import Engine, Sandbox
@@ -20,7 +19,7 @@ _log = logging.getLogger(__name__)
 _RETRY = 1.0  # seconds after a sandbox could not be made
 
 
-Maker = Callable[[], Awaitable[Sandbox]]
+Copier = Callable[[], Awaitable[Sandbox]]
 
 
 def _unobserved(_kind: str, _hit: bool) -> None:
@@ -32,11 +31,11 @@ class Pool:
 
     def __init__(self, engine: Engine, interpreters: tuple[Interpreter, ...], sizes: dict[str, int]) -> None:
         self._engine = engine
-        self._makers: dict[str, Maker] = {i.name: partial(engine.make, i) for i in interpreters}
-        self._interpreters = frozenset(self._makers)
+        self._interpreters = {i.name: i for i in interpreters}
+        self._copiers: dict[str, Copier] = {}
         self._sizes = dict(sizes)
         self.observe: Callable[[str, bool], None] = _unobserved  # told the kind, and whether one waited
-        self._blank: dict[str, list[Sandbox]] = {name: [] for name in self._makers}
+        self._blank: dict[str, list[Sandbox]] = {name: [] for name in self._interpreters}
         self._wanted: set[str] = set()
         self._busy = 0
         self._changed = asyncio.Event()
@@ -64,14 +63,14 @@ class Pool:
 
     def want(self, names: set[str]) -> None:
         """Keep sandboxes ready for these interpreters, and for no others."""
-        wanted = (names & self._interpreters) | (self._wanted - self._interpreters)
+        wanted = (names & self._interpreters.keys()) | (self._wanted & self._copiers.keys())
         if wanted != self._wanted:
             self._wanted = wanted
             self._changed.set()
 
-    def add(self, name: str, make: Maker, size: int) -> None:
-        """Keep sandboxes ready that `make` makes."""
-        self._makers[name], self._sizes[name], self._blank[name] = make, size, []
+    def add(self, name: str, copy: Copier, size: int) -> None:
+        """Keep sandboxes ready that `copy` makes."""
+        self._copiers[name], self._sizes[name], self._blank[name] = copy, size, []
         self._wanted.add(name)
         self._changed.set()
 
@@ -79,13 +78,13 @@ class Pool:
         """Keep none of these any more."""
         self._wanted.discard(name)
         async with self._making:
-            del self._makers[name], self._sizes[name]
+            del self._copiers[name], self._sizes[name]
             for sandbox in self._blank.pop(name):
                 await self._discard(sandbox)
 
     def has(self, name: str) -> bool:
-        """Tell whether sandboxes of that name are kept ready."""
-        return name in self._makers
+        """Tell whether copies of that name are kept ready."""
+        return name in self._copiers
 
     async def empty(self) -> None:
         """Destroy what waits; nothing is made ahead of time again until the next `take`."""
@@ -110,12 +109,11 @@ class Pool:
 
         Raises Problem `no-capacity`, or `init-failed` for an interpreter that this machine lacks.
         """
-        make = self._makers.get(name)
-        if make is None:
+        if name not in self._blank:
             has = ", ".join(sorted(self._interpreters))
             raise Problem("init-failed", f"This machine has no {name}; it has {has}.")
         self._emptied = False
-        kind = "blank" if name in self._interpreters else "snapshot"
+        kind = "snapshot" if name in self._copiers else "blank"
         blank = self._blank[name]
         while blank:
             sandbox = blank.pop()
@@ -125,8 +123,13 @@ class Pool:
                 return sandbox, Stages()
             await self._discard(sandbox)
         self.observe(kind, False)
-        made = await make()
+        made = await self._make(name, awaited=True)
         return made, made.stages
+
+    async def _make(self, name: str, *, awaited: bool) -> Sandbox:
+        if (copy := self._copiers.get(name)) is not None:
+            return await copy()
+        return await self._engine.make(self._interpreters[name], awaited=awaited)
 
     async def _discard(self, sandbox: Sandbox) -> None:
         """Destroy a sandbox; also when whoever asked for it is cancelled meanwhile (see `close`)."""
@@ -153,7 +156,7 @@ class Pool:
                 try:
                     async with self._making:
                         if lacking in self._wanted:
-                            self._blank[lacking].append(await self._makers[lacking]())
+                            self._blank[lacking].append(await self._make(lacking, awaited=False))
                 except Problem as problem:
                     _log.warning("The pool can't be filled: %s", problem.detail)
                     await asyncio.sleep(_RETRY)

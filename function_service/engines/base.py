@@ -73,8 +73,11 @@ class Engine(Protocol):
         """Destroy all that is left."""
         ...
 
-    async def make(self, interpreter: Interpreter) -> Sandbox:
-        """Make a blank sandbox with a booted runtime. Raises Problem `no-capacity`."""
+    async def make(self, interpreter: Interpreter, *, awaited: bool) -> Sandbox:
+        """Make a blank sandbox with a booted runtime. Raises Problem `no-capacity`.
+
+        Where nobody waits for it (`awaited` is false), more may be done now that makes its `attach` quicker.
+        """
         ...
 
     async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:

@@ -34,7 +34,7 @@ class FakeEngine:
         for sandbox in list(self.sandboxes.values()):
             await self.destroy(sandbox)
 
-    async def make(self, interpreter: Interpreter) -> Sandbox:
+    async def make(self, interpreter: Interpreter, *, awaited: bool) -> Sandbox:  # noqa: ARG002
         """Make a sandbox."""
         await asyncio.sleep(0)  # as every real engine gives way here
         name = short_id()
@@ -54,13 +54,13 @@ class FakeEngine:
 
     async def snapshot(self, interpreter: Interpreter, assignment: Assignment) -> Sandbox:
         """Make a sandbox with the code in it."""
-        made = await self.make(interpreter)
+        made = await self.make(interpreter, awaited=False)
         await self.attach(made, assignment)
         return made
 
     async def restore(self, snapshot: Sandbox, assignment: Assignment) -> Sandbox:  # noqa: ARG002
         """Make another sandbox."""
-        return await self.make(snapshot.interpreter)
+        return await self.make(snapshot.interpreter, awaited=False)
 
     def print(self, sandbox: Sandbox, text: str) -> None:
         """Have a sandbox print something."""
@@ -108,10 +108,10 @@ class Slow(FakeEngine):
         super().__init__()
         self._seconds = seconds
 
-    async def make(self, interpreter: Interpreter) -> Sandbox:
+    async def make(self, interpreter: Interpreter, *, awaited: bool) -> Sandbox:
         """Wait, then make a sandbox."""
         await asyncio.sleep(self._seconds)
-        return await super().make(interpreter)
+        return await super().make(interpreter, awaited=awaited)
 
     async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
         """Wait, then attach."""
@@ -126,7 +126,7 @@ class Slow(FakeEngine):
 class NeverMakes(FakeEngine):
     """Never has a sandbox."""
 
-    async def make(self, interpreter: Interpreter) -> Sandbox:  # noqa: ARG002
+    async def make(self, interpreter: Interpreter, *, awaited: bool) -> Sandbox:  # noqa: ARG002
         """Wait for ever."""
         await asyncio.get_running_loop().create_future()
         raise AssertionError

@@ -167,14 +167,17 @@ class EmbeddedEngine:
             if (uid := self._users.first + self._next_user) not in taken:
                 return uid
 
-    async def make(self, interpreter: Interpreter) -> Sandbox:
+    async def make(self, interpreter: Interpreter, *, awaited: bool) -> Sandbox:
         """Make a blank sandbox (see base.Engine)."""
         runtime = self._runtimes[interpreter.runtime]
         command = runtime.boot(interpreter)
         kind = "fork" if runtime.forkable else "exec"
-        return await self._make(interpreter, kind, list(command) if command else None)
+        rehearse = runtime.forkable and not awaited
+        return await self._make(interpreter, kind, list(command) if command else None, rehearse=rehearse)
 
-    async def _make(self, interpreter: Interpreter, kind: str, boot: list[str] | None) -> Sandbox:
+    async def _make(
+        self, interpreter: Interpreter, kind: str, boot: list[str] | None, *, rehearse: bool = False
+    ) -> Sandbox:
         began = time.perf_counter()
         if self._container is None:  # it was emptied
             self._container = await asyncio.to_thread(self._roots.make_container)
@@ -184,7 +187,7 @@ class EmbeddedEngine:
         uid = self._user()
         cradle = Cradle(self._data.instances, self._hierarchy)
         try:
-            order = {"kind": kind, "uid": uid, "boot": boot}
+            order = {"kind": kind, "uid": uid, "boot": boot, "rehearse": rehearse}
             await cradle.fork(zygote, order, _USUAL_MEMORY, PROCESSES)
             async with asyncio.timeout(_BLANK_DEADLINE):
                 message, received = await cradle.control.receive()

@@ -20,6 +20,7 @@ from typing import Any
 from function_service.engines.embedded import messages, relay
 
 PORT = 8080
+_PAUSE, _LONGEST_PAUSE = 0.0002, 0.02  # seconds between looks whether a program listens
 _SHIM_LISTENER, _SHIM_CONTROL = 3, 4
 
 
@@ -83,11 +84,12 @@ def run(
     if not serves:
         messages.send(control, {"ready": True})
         _end_like(pid)
-    if not _wait_for_port(pid):
+    connection = _wait_for_port(pid)
+    if connection is None:
         _end_like(pid)
     messages.send(control, {"ready": True})
     control.close()
-    relay.serve(socket.socket(fileno=listener_fd), ("127.0.0.1", PORT), lambda: _reap(pid))
+    relay.serve(socket.socket(fileno=listener_fd), ("127.0.0.1", PORT), lambda: _reap(pid), connection)
 
 
 def _error_of(answer: dict[str, Any] | None) -> str:
@@ -114,17 +116,21 @@ def _become(
         os._exit(code)
 
 
-def _wait_for_port(pid: int) -> bool:
-    """Wait until the program listens on its port; False when it ended before."""
-    pause = 0.0002
+def _wait_for_port(pid: int) -> socket.socket | None:
+    """Wait until the program listens on its port; return the first connection, or None when it ended before.
+
+    Nothing tells when another process begins to listen. So this looks again and again, and the later the
+    less often: what is lost by that stays below a thirtieth of the program's own start.
+    """
+    began = time.monotonic()
     while True:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            if probe.connect_ex(("127.0.0.1", PORT)) == 0:
-                return True
+        probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        if probe.connect_ex(("127.0.0.1", PORT)) == 0:
+            return probe
+        probe.close()
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-            return False
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.02)
+            return None
+        time.sleep(min(max(_PAUSE, (time.monotonic() - began) / 30), _LONGEST_PAUSE))
 
 
 def _reap(main: int) -> None:

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable
 
 _CHUNK = 256 << 10
+_SPARE_SECONDS = 1.0  # a program's own patience with a silent connection is longer
 
 
 class _End:
@@ -28,8 +29,17 @@ class _End:
         self.closing = False  # shut down for writing once pending is written
 
 
-def serve(listener: socket.socket, target: tuple[str, int], child_ended: Callable[[], None]) -> None:
-    """Relay each connection to target for ever; child_ended is called at each SIGCHLD."""
+def serve(
+    listener: socket.socket,
+    target: tuple[str, int],
+    child_ended: Callable[[], None],
+    spare: socket.socket | None = None,
+) -> None:
+    """Relay each connection to target for ever; child_ended is called at each SIGCHLD.
+
+    `spare` is a connection to target, by which was seen that it listens. The first caller gets it, since a
+    program may have made a process for it; it is closed when a second has passed without any event.
+    """
     wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -40,30 +50,44 @@ def serve(listener: socket.socket, target: tuple[str, int], child_ended: Callabl
     poll.register(wake, select.EPOLLIN)
     ends: dict[int, _End] = {}
     while True:
-        for descriptor, events in poll.poll():
+        happened = poll.poll(_SPARE_SECONDS if spare is not None else None)
+        if not happened and spare is not None:
+            spare.close()
+            spare = None
+        for descriptor, events in happened:
             if descriptor == wake:
                 os.read(wake, 4096)
                 child_ended()
             elif descriptor == listener.fileno():
-                _accept(listener, target, poll, ends)
+                _accept(listener, target, poll, ends, spare)
+                spare = None
             elif descriptor in ends:
                 _move(ends[descriptor], events, poll, ends)
 
 
 def _accept(
-    listener: socket.socket, target: tuple[str, int], poll: select.epoll, ends: dict[int, _End]
+    listener: socket.socket,
+    target: tuple[str, int],
+    poll: select.epoll,
+    ends: dict[int, _End],
+    spare: socket.socket | None,
 ) -> None:
     try:
         inner, _ = listener.accept()
     except OSError:
+        if spare is not None:
+            spare.close()
         return  # the caller has gone again, or descriptors are short: the backlog keeps the others
-    outer = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        outer.connect(target)  # loopback: it answers at once, with a connection or a refusal
-    except OSError:
-        inner.close()
-        outer.close()
-        return
+    if spare is not None and _is_open(spare):
+        outer = spare
+    else:
+        outer = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            outer.connect(target)  # loopback: it answers at once, with a connection or a refusal
+        except OSError:
+            inner.close()
+            outer.close()
+            return
     outer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     pair = _End(inner), _End(outer)
     for end, other in (pair, pair[::-1]):
@@ -71,6 +95,19 @@ def _accept(
         end.sock.setblocking(False)
         ends[end.sock.fileno()] = end
         poll.register(end.sock, select.EPOLLIN)
+
+
+def _is_open(sock: socket.socket) -> bool:
+    """Tell whether the other side still has this connection; closes it where not."""
+    try:
+        if sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+            return True
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    sock.close()
+    return False
 
 
 def _move(end: _End, events: int, poll: select.epoll, ends: dict[int, _End]) -> None:

@@ -57,7 +57,7 @@ def run(order: dict[str, Any], descriptors: list[int], shim: Any, own_user: bool
     began = time.monotonic()
     if order["kind"] == "exec":
         booted = init.boot(order["boot"], listener_fd, _seal)
-    elif order["kind"] == "fork":
+    elif order["rehearse"]:
         shim.rehearse("/tmp")  # noqa: S108  the sandbox's own
         os.environ.update(_REHEARSED)
     runtime = (time.monotonic() - began) * 1000

@@ -16,7 +16,6 @@ _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105
 _HEAD = re.compile(
     rf"({_TOKEN}) ([^\x00-\x20\x7f]+) HTTP/1\.([01])\r\n((?:{_TOKEN}:[^\r\n\x00]*\r\n)*)\r\n", re.ASCII
 )
-_FIELDS = re.compile(r"([^:\r\n]+):[ \t]*([^\r\n]*?)[ \t]*\r\n")
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?")
 _NAME = re.compile(_TOKEN, re.ASCII)
@@ -74,9 +73,12 @@ class Head:
         self.expects_continue = False
         self.length = 0
         self.chunked = False
-        self.fields: list[tuple[str, str]] = _FIELDS.findall(fields)
+        self.fields: list[tuple[str, str]] = []
         length = coding = None
-        for name, value in self.fields:
+        for line in fields.split("\r\n")[:-1]:
+            name, _, value = line.partition(":")
+            value = value.strip(" \t")
+            self.fields.append((name, value))
             size = len(name)  # it is quicker to compare than to make each name lower-case
             if size == 14 and name.lower() == "content-length":
                 if length not in (None, value):
