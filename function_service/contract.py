@@ -113,7 +113,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     idle: float  # seconds without a call after which the gateway releases the lease
 
 
-class Usage(Struct, frozen=True):
+class Usage(Struct, frozen=True, gc=False):
     """One call that ended, as the gateway reports it."""
 
     function: str

@@ -36,10 +36,15 @@ class Origin:
 class Call:
     """What is known of one call."""
 
-    __slots__ = (
-        "arrived", "caller", "cold", "head_sent", "held", "method", "request_id", "route",
-        "status", "target", "trace_taken", "traceparent", "upload", "waited", "waiter",
-    )  # fmt: skip
+    route: "Route | None" = None
+    target = "/"  # what the function sees
+    upload: "Upload | None" = None
+    waiter: Waiter | None = None
+    held: HeldLease | None = None  # whose slot it has, or had last
+    waited = 0.0  # seconds until it got the slot
+    cold = False
+    head_sent = False
+    status = 0
 
     def __init__(self, method: str, identity: tuple[str, str, bool], caller: str | None) -> None:
         """`identity` is what `identify` made of the headers; `caller` is the function that calls, if any."""
@@ -47,15 +52,6 @@ class Call:
         self.method = method
         self.request_id, self.traceparent, self.trace_taken = identity
         self.caller = caller
-        self.route: Route | None = None
-        self.target = "/"  # what the function sees
-        self.upload: Upload | None = None
-        self.waiter: Waiter | None = None
-        self.held: HeldLease | None = None  # whose slot it has, or had last
-        self.waited = 0.0  # seconds until it got the slot
-        self.cold = False
-        self.head_sent = False
-        self.status = 0
 
     def receipt(self, held: HeldLease) -> headers.Receipt:
         """Return the receipt, which is due when the head of the function's answer has come."""
@@ -78,8 +74,6 @@ class Call:
 
 class QuickCall(Call):
     """A call that has been sent to an instance already, on the short way."""
-
-    __slots__ = ("caller_connection", "connection", "data", "quick", "sent_to", "slot")
 
     def __init__(
         self, method: str, identity: tuple[str, str, bool], caller: str | None, quick: "Quick",

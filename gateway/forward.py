@@ -5,7 +5,7 @@ reader is woken once for all that arrived together.
 """
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import httptools
 from aiohttp import StreamReader
@@ -57,6 +57,7 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self.watcher: Callable[[], None] | None = None
         """Called, as long as nobody waits, whenever something has happened to the answer."""
+        self._usual: _Usual | None = None
         self.idle_since = 0.0
         self._reset()
         self.done = True
@@ -202,6 +203,17 @@ class Connection(asyncio.Protocol):
         if self.done:  # nobody asked
             self.break_off(Malformed("it sent more than its answer"))
             return
+        usual = self._usual
+        if (
+            usual is not None
+            and not self._answered
+            and not self._is_head
+            and len(data) == usual.size
+            and data.startswith(usual.head)
+        ):
+            self._as_usual(usual, data)
+            return
+        alone = not self._answered
         self._answered = True
         try:
             self._parser.feed_data(data)
@@ -211,9 +223,19 @@ class Connection(asyncio.Protocol):
             if not (self._is_head and self._head_done):
                 cause = error.__context__ if isinstance(error.__context__, Malformed) else None
                 self.break_off(cause or Malformed(str(error) or type(error).__name__))
+        if alone and self.reusable and not self._is_head:
+            self._usual = _usual(data, self)
         if self._buffered > _HIGH and not self._reading_paused and self._transport is not None:
             self._reading_paused = True
             self._transport.pause_reading()
+        self._wake()
+
+    def _as_usual(self, usual: "_Usual", data: bytes) -> None:
+        """Take an answer with the head of the one before: it needs no parser, which has not seen it begin."""
+        self._answered = self._head_done = self._sized = self._keep_alive = self.done = True
+        self.status, self.reason, self.headers = usual.status, usual.reason, usual.headers
+        if len(usual.head) < len(data):
+            self._pieces = [data[len(usual.head) :]]
         self._wake()
 
     def pause_writing(self) -> None:
@@ -257,8 +279,7 @@ class Connection(asyncio.Protocol):
         if self._head_size > _MAX_HEAD:
             raise Malformed(f"the head of its answer is larger than {_MAX_HEAD >> 10} KB")
         self.headers.append((name, value.rstrip(b" \t")))
-        key = name.lower()
-        if key in (b"content-length", b"transfer-encoding"):
+        if not self._sized and name.lower() in (b"content-length", b"transfer-encoding"):
             self._sized = True
 
     def on_headers_complete(self) -> None:
@@ -287,6 +308,26 @@ class Connection(asyncio.Protocol):
             return
         self.done = True
         self._keep_alive = self._parser.should_keep_alive()
+
+
+class _Usual(NamedTuple):
+    """The head of an answer that came as a whole; many answers of a function have the same."""
+
+    head: bytes
+    size: int  # of the answer, body included
+    status: int
+    reason: bytes
+    headers: list[tuple[bytes, bytes]]
+
+
+def _usual(data: bytes, answer: Connection) -> _Usual | None:
+    """Return the head of `answer`, which is all of `data`, where it says the length of its body."""
+    end = data.find(b"\r\n\r\n") + 4
+    length = str(len(data) - end).encode()
+    for name, value in answer.headers:
+        if value == length and name.lower() == b"content-length":
+            return _Usual(data[:end], len(data), answer.status, answer.reason, answer.headers)
+    return None
 
 
 async def connect(address: str) -> Connection:

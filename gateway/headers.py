@@ -49,6 +49,7 @@ _SET_ON_ANSWERS = frozenset(
         b"x-request-id",
     }
 )
+_DROPPED_FOR_RECEIPT = _HOP_BY_HOP | _SET_ON_ANSWERS
 _TO_FUNCTION = _HOP_BY_HOP | _SET_ON_REQUESTS
 _PLAIN_CONNECTION = frozenset({"keep-alive", "close", ""})
 
@@ -135,10 +136,11 @@ def receipt(waited: float, handler: float, stages: Stages | None, lines: bytes) 
     waited *= 1000
     handler *= 1000
     if stages is None:
-        timing = (
-            f"wait;dur={waited:.3f}, container;dur=0, runtime;dur=0, code;dur=0, handler;dur={handler:.3f}"
+        return Receipt(
+            b"wait;dur=%.3f, container;dur=0, runtime;dur=0, code;dur=0, handler;dur=%.3f"
+            % (waited, handler),
+            lines,
         )
-        return Receipt(timing.encode(), lines)
     code = min(stages.code, waited)
     runtime = min(stages.runtime, waited - code)
     container = min(stages.container, waited - code - runtime)
@@ -149,12 +151,47 @@ def receipt(waited: float, handler: float, stages: Stages | None, lines: bytes) 
     return Receipt(timing.encode(), lines)
 
 
+class Form(NamedTuple):
+    """What of the head of an answer does not change from one call to the next."""
+
+    start: bytes  # the status line, and the function's headers that pass
+    timing: bytes  # what the function itself says as Server-Timing, each led by a comma
+    sized: bool
+    dated: bool
+
+
 class AnswerHead(NamedTuple):
     """The head of an answer as it goes to the caller, and how its body is framed."""
 
     data: bytes
     chunked: bool
     keep_alive: bool
+
+
+def form(status: int, reason: bytes, fields: Fields, *, receipted: bool) -> Form:
+    """Return what becomes of an answer's headers; `receipted` where a receipt takes the place of some."""
+    dropped = _DROPPED_FOR_RECEIPT if receipted else _HOP_BY_HOP
+    sized = dated = False
+    timing = b""
+    parts = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
+    for name, value in fields:
+        key = name.lower()
+        if key == b"connection" and value.lower() not in (b"keep-alive", b"close"):
+            listed = _listed([value.decode("latin-1")]) - {b"content-length", b"date", b"server-timing"}
+            left = [field for field in fields if field[0].lower() not in listed | {b"connection"}]
+            return form(status, reason, left, receipted=receipted)
+        if key in dropped:
+            if key == b"server-timing":
+                timing += b", " + value
+            continue
+        if key == b"content-length":
+            sized = True
+            if status == 204:  # RFC 9110 §8.6 forbids it
+                continue
+        elif key == b"date":
+            dated = True
+        parts += (name, b": ", value, b"\r\n")
+    return Form(b"".join(parts), timing, sized, dated)
 
 
 def answer_head(
@@ -167,47 +204,28 @@ def answer_head(
     keep_alive: bool,
     receipt: Receipt | None = None,
 ) -> AnswerHead:
+    """Return the head of the answer for the caller; see `fill`."""
+    made = form(status, reason, fields, receipted=receipt is not None)
+    return fill(made, bodiless=bodiless, http11=http11, keep_alive=keep_alive, receipt=receipt)
+
+
+def fill(
+    made: Form, *, bodiless: bool, http11: bool, keep_alive: bool, receipt: Receipt | None
+) -> AnswerHead:
     """Return the head of the answer for the caller.
 
     A body of known length keeps its Content-Length. Any other is chunked, or, for a caller that speaks
     HTTP/1.0, ended by the end of the connection. `bodiless`: no body follows (HEAD, 204, 304).
     """
-    dropped = _HOP_BY_HOP | _SET_ON_ANSWERS if receipt is not None else _HOP_BY_HOP
-    sized = dated = False
-    timing: bytes = receipt.timing if receipt is not None else b""
-    parts = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
-    for name, value in fields:
-        key = name.lower()
-        if key == b"connection" and value.lower() not in (b"keep-alive", b"close"):
-            listed = _listed([value.decode("latin-1")]) - {b"content-length", b"date", b"server-timing"}
-            return answer_head(
-                status,
-                reason,
-                [field for field in fields if field[0].lower() not in listed | {b"connection"}],
-                bodiless=bodiless,
-                http11=http11,
-                keep_alive=keep_alive,
-                receipt=receipt,
-            )
-        if key in dropped:
-            if key == b"server-timing":
-                timing = timing + b", " + value
-            continue
-        if key == b"content-length":
-            sized = True
-            if status == 204:  # RFC 9110 §8.6 forbids it
-                continue
-        elif key == b"date":
-            dated = True
-        parts += (name, b": ", value, b"\r\n")
+    parts = [made.start]
     if receipt is not None:
-        parts += (b"Server-Timing: ", timing, b"\r\n", receipt.lines)
-    if not dated:
+        parts += (b"Server-Timing: ", receipt.timing, made.timing, b"\r\n", receipt.lines)
+    if not made.dated:
         parts += (b"Date: ", rfc822_formatted_time().encode(), b"\r\n")
-    chunked = not (bodiless or sized) and http11
+    chunked = not (bodiless or made.sized) and http11
     if chunked:
         parts.append(b"Transfer-Encoding: chunked\r\n")
-    elif not (bodiless or sized):
+    elif not (bodiless or made.sized):
         keep_alive = False
     if not keep_alive:
         parts.append(b"Connection: close\r\n")

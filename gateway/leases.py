@@ -10,11 +10,15 @@ import time
 from collections import deque
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from function_service.contract import Lease, Route
 from gateway.forward import Connection
 from pilotlight import sockets
 from pilotlight.problems import Problem
+
+if TYPE_CHECKING:
+    from gateway.headers import Fields, Form
 
 _CONNECTION_IDLE = 1.0  # seconds; shorter than servers that functions bring along keep them (Node: 5)
 
@@ -43,6 +47,8 @@ class HeldLease:
         self.diagnosis: asyncio.Task[Problem] | None = None  # why it broke off, asked once for all calls
         self.idle_timer: asyncio.TimerHandle | None = None
         self._connections: list[Connection] = []
+        self.last_form: tuple[tuple[int, bytes, Fields], Form] | None = None
+        """The head of the last answer that quick.py passed on, and what became of it."""
         self.lines = (
             f"Pilotlight-Start: warm\r\nPilotlight-Instance: {lease.instance}\r\n"
             f"Pilotlight-Revision: {lease.revision}\r\n"

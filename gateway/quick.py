@@ -17,9 +17,11 @@ from gateway import headers
 from gateway.broker import Broker
 from gateway.call import QuickCall
 from gateway.exchange import whole_answer
+from gateway.forward import Connection
 from gateway.glance import Plain, read
 from gateway.identity import identify, lines
 from gateway.invoke import Calls
+from gateway.leases import HeldLease
 from gateway.routing import Routes
 
 if TYPE_CHECKING:
@@ -108,10 +110,8 @@ class Quick:
             return
         keep_alive = not self._calls.closing
         call.status = connection.status
-        head = headers.answer_head(
-            connection.status,
-            connection.reason,
-            connection.headers,
+        head = headers.fill(
+            _form(call.slot, connection),
             bodiless=connection.bodiless,
             http11=True,
             keep_alive=keep_alive,
@@ -147,3 +147,11 @@ class Quick:
             self.hand_over(call)
         if self._under_way:
             self._timer = asyncio.get_running_loop().call_later(_SOON, self._look)
+
+
+def _form(slot: HeldLease, connection: Connection) -> headers.Form:
+    """Return what becomes of the answer's headers: mostly they are those of the instance's last answer."""
+    said = (connection.status, connection.reason, connection.headers)
+    if slot.last_form is None or slot.last_form[0] != said:
+        slot.last_form = (said, headers.form(*said, receipted=True))
+    return slot.last_form[1]
