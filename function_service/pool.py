@@ -94,6 +94,11 @@ class Pool:
                 while blank:
                     await self._discard(blank.pop())
 
+    @property
+    def starts(self) -> int:
+        """How many starts are under way."""
+        return self._busy
+
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
         """While within, somebody waits for a start, and the pool is not refilled."""

@@ -12,6 +12,7 @@ import os
 import shlex
 import shutil
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import partial
@@ -76,6 +77,7 @@ class EmbeddedEngine:
         self._sandboxes: dict[str, Sandbox] = {}
         self._taking_back: set[asyncio.Task[None]] = set()  # what jobs have had
         self._next_user = 0
+        self._taken: Counter[int] = Counter()  # users, and how many sandboxes each has
         self._container: str | None = None
 
     async def start(self) -> None:
@@ -161,10 +163,9 @@ class EmbeddedEngine:
     def _user(self) -> int:
         if self._users.count == 0:
             return self._users.first
-        taken = {s.handle.uid for s in self._sandboxes.values()}
         while True:
             self._next_user = (self._next_user + 1) % self._users.count
-            if (uid := self._users.first + self._next_user) not in taken:
+            if not self._taken[uid := self._users.first + self._next_user]:
                 return uid
 
     async def make(self, interpreter: Interpreter, *, awaited: bool) -> Sandbox:
@@ -204,6 +205,7 @@ class EmbeddedEngine:
         handle = _Handle(cradle.pidfd, cradle.control, cradle.group, data_listener, uid)
         made = Sandbox(cradle.id, interpreter, cradle.socket, stages, cradle.output, cradle.ended, handle)
         self._sandboxes[made.id] = made
+        self._taken[uid] += 1
         return made
 
     async def snapshot(self, interpreter: Interpreter, assignment: Assignment) -> Sandbox:
@@ -371,6 +373,9 @@ class EmbeddedEngine:
         sandbox.socket.unlink(missing_ok=True)
         await remove(handle.group)
         del self._sandboxes[sandbox.id]
+        self._taken[handle.uid] -= 1
+        if not self._taken[handle.uid]:
+            del self._taken[handle.uid]
 
     def use(self, sandbox: Sandbox) -> Use:
         """Tell what it uses (see base.Engine)."""
