@@ -391,5 +391,5 @@ class Fleet:
             self._scale()
             if tick % _DEMOTE_EVERY == 0:
                 self._demote()
-            self._snapshots.tidy(time.time())
+            self._snapshots.tidy(partial(self._keeper.is_worth_a_snapshot, now=time.time()))
             await asyncio.sleep(_TICK)

@@ -11,6 +11,7 @@ from function_service.contract import Revision
 from function_service.policies import Decision, Fixed, History, Layer, Policy
 from function_service.scaler import LEAD, Goal
 
+_SNAPSHOT = 900.0  # seconds without a call that a snapshot stays under a policy which knows no layers
 _NEVER_CALLED = Decision.window(0.0, 60.0)  # for an instance that was started and then not needed
 
 
@@ -121,3 +122,17 @@ class Keeper:
 
     def _holds(self, known: _Function, now: float) -> bool:
         return known.history.decide(now).at(max(0.0, now - known.since)) >= Layer.RUNTIME
+
+    def is_worth_a_snapshot(self, function: str, used: float, now: float) -> bool:
+        """Tell whether a snapshot of a function shall stay; `used` is when an instance was last made of it.
+
+        It stands between the code and the runtime, so it stays while the policy holds either, now or later. A
+        policy that knows no layers says nothing about the time after the code; a snapshot then stays a while.
+        """
+        known = self._functions.get(function)
+        if known is None:
+            return False
+        idle = max(0.0, now - max(known.since, used))  # the call that it was used for may still be under way
+        if not self._policy.demotes:
+            return idle < _SNAPSHOT or known.history.decide(now).ahead(idle) is Layer.CODE
+        return known.history.decide(now).ahead(idle) >= Layer.RUNTIME

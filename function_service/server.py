@@ -70,7 +70,7 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
         pool = Pool(engine, interpreters, sizes)
         stack.push_async_callback(pool.close)
         await pool.start()
-        snapshots = Snapshots(engine, pool, interpreters)
+        snapshots = Snapshots(engine, pool, interpreters, settings.snapshot_memory)
         stack.push_async_callback(snapshots.close)
         keeper = Keeper(policies.choose(settings.keep_alive, settings.keep_alive_memory / (1 << 20)))
         fleet = Fleet(engine, pool, snapshots, registry, layers, logs, keeper)

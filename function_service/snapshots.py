@@ -1,15 +1,15 @@
 """Which functions have a snapshot: decided by what their cold starts cost, bounded in number and memory.
 
 A function gets one when its starts, of which the push makes the first, have shown that its import is slow,
-and when it is called. It is dropped when its revision is
-live no more, when nobody has used it for a while, and when others need the room more. `engines/base.py`
-says what a snapshot is; copies of it wait in the pool, under the id of the revision.
+and when it is called. It is dropped when its revision is live no more, when the keep-alive policy holds
+nothing of the function any more (`keeper.py`), and when others need the room more. `engines/base.py` says
+what a snapshot is; copies of it wait in the pool, under the id of the revision.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,9 +23,7 @@ from runtimes.declaration import Interpreter, load_all
 
 _log = logging.getLogger(__name__)
 _WORTH = 5.0  # milliseconds that loading the code takes, from which on a snapshot pays
-_KEEP = 900.0  # seconds without a start
 _MOST = 16  # snapshots
-_MEMORY = 1 << 30  # bytes of all together
 _DEADLINE = 60.0  # seconds for an import
 _COPIES = 1  # that wait for each
 
@@ -41,8 +39,12 @@ class _Snapshot:
 class Snapshots:
     """The snapshots that there are."""
 
-    def __init__(self, engine: Engine, pool: Pool, interpreters: Iterable[Interpreter]) -> None:
+    def __init__(
+        self, engine: Engine, pool: Pool, interpreters: Iterable[Interpreter], memory: int = 1 << 30
+    ) -> None:
+        """`memory` is what all of them may take together, in bytes."""
         self._engine = engine
+        self._memory = memory
         self._pool = pool
         self._interpreters = {i.name: i for i in interpreters}
         self._forkable = {name for name, runtime in load_all().items() if runtime.forkable}
@@ -113,6 +115,13 @@ class Snapshots:
             if revision.id not in self._live or self._changed_secrets & set(revision.config.secrets):
                 await self._drop(made, "it was outdated before it was made")
                 return
+            if (taken := self._engine.use(sandbox).memory) > self._memory:
+                self._unfit[revision.id] = (
+                    f"it takes {taken >> 20} MB, and all snapshots together may take {self._memory >> 20} MB "
+                    "(--snapshot-memory)"
+                )
+                await self._drop(made, self._unfit[revision.id])
+                return
             _log.info("action=snapshot function=%s revision=%s", revision.config.name, revision.id)
 
     def _ended(self, snapshot: _Snapshot) -> None:
@@ -135,14 +144,20 @@ class Snapshots:
             if name in snapshot.revision.config.secrets:
                 self._run(self._drop(snapshot, "a secret of it has changed"), "drop")
 
-    def tidy(self, now: float) -> None:
-        """Drop what was not used for long, and the least recently used ones where there are too many."""
-        memory = 0
-        latest = sorted(self._snapshots.values(), key=lambda s: s.used, reverse=True)
-        for number, snapshot in enumerate(latest):
+    def tidy(self, is_worth_it: Callable[[str, float], bool]) -> None:
+        """Drop those of functions that are not worth one, and the least recently used where room is short.
+
+        `is_worth_it` is asked with a function and when an instance was last made of its snapshot.
+        """
+        memory, count = 0, 0
+        for snapshot in sorted(self._snapshots.values(), key=lambda s: s.used, reverse=True):
+            if not is_worth_it(snapshot.revision.config.name, snapshot.used):
+                self._run(self._drop(snapshot, "its function is called too little"), "drop")
+                continue
             memory += self._engine.use(snapshot.sandbox).memory
-            if now - snapshot.used > _KEEP or number >= _MOST or memory > _MEMORY:
-                self._run(self._drop(snapshot, "it is used too little"), "drop")
+            count += 1
+            if count > _MOST or memory > self._memory:
+                self._run(self._drop(snapshot, "others need its room more"), "drop")
 
     async def drop_all(self) -> None:
         """Drop all, also one that is being made; a function that is called on gets another one."""

@@ -108,6 +108,11 @@ class Settings:
         parse_size,
         "what idle functions may take with greedy-dual, by their memory limits, such as 1GB",
     )
+    snapshot_memory: int = _setting(
+        1 << 30,
+        parse_size,
+        "what the snapshots of functions with slow imports may take together, such as 1GB; 0 for none",
+    )
     queue: int = _setting(1000, _count, "how many calls may wait for one function")
 
     @classmethod

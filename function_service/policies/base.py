@@ -44,6 +44,10 @@ class Decision:
             return steps[-1].layer if idle >= steps[-1].after else steps[0].layer
         return steps[max(0, bisect_right(steps, idle, key=_after) - 1)].layer
 
+    def ahead(self, idle: float) -> Layer:
+        """Return the highest layer that is held after so many seconds of idleness, or later."""
+        return max(self.at(idle), *(step.layer for step in self.steps if step.after > idle), Layer.NOTHING)
+
     def held(self, idle: float) -> tuple[float, float, float]:
         """Return for how many of the first `idle` seconds (container, runtime, code) are held."""
         seconds = [0.0, 0.0, 0.0, 0.0]
