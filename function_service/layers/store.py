@@ -27,6 +27,7 @@ class LayerStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._notes: dict[str, Layer] = {}  # those that were read, so that a list of many is no read of many
 
     def start(self) -> None:
         """Remove what was being made when a former process ended."""
@@ -75,6 +76,7 @@ class LayerStore:
             text = json.dumps({name: getattr(note, name) for name in note.__struct_fields__})
             target.with_name(digest + _NOTE).write_text(text)
             sync_filesystem(str(self._folder))
+            self._notes[digest] = note
             work.rename(target)
         except OSError as error:
             if not target.is_dir():  # else somebody was quicker to seal the same
@@ -94,6 +96,7 @@ class LayerStore:
         dying = self._folder / f"{new_id()}{_WORK}"
         self.path(digest).rename(dying)
         self.path(digest).with_name(digest + _NOTE).unlink(missing_ok=True)
+        self._notes.pop(digest, None)
         return dying
 
     def remove(self, digest: str) -> None:
@@ -111,12 +114,23 @@ class LayerStore:
 
     def all(self) -> list[Layer]:
         """List the layers, oldest first."""
+        with os.scandir(self._folder) as entries:
+            names = {entry.name for entry in entries}
         layers = []
-        for note in self._folder.glob(f"*{_NOTE}"):
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                if note.with_suffix("").is_dir():
-                    layers.append(Layer(**json.loads(note.read_text())))
+        for name in names:
+            digest = name.removesuffix(_NOTE)
+            if name.endswith(_NOTE) and digest in names:
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    layers.append(self._note(digest))
         return sorted(layers, key=lambda layer: layer.created)
+
+    def _note(self, digest: str) -> Layer:
+        """Return what is known of a layer. Raises FileNotFoundError."""
+        known = self._notes.get(digest)
+        if known is None:
+            text = (self._folder / (digest + _NOTE)).read_text()
+            known = self._notes[digest] = Layer(**json.loads(text))
+        return known
 
 
 def _make_read_only(top: Path) -> int:

@@ -187,6 +187,18 @@ def test_a_withdrawn_layer_is_gone_in_one_step(store: LayerStore, tmp_path: Path
     assert not dying.exists()
 
 
+def test_a_layer_that_is_made_again_is_as_old_as_it_is(store: LayerStore, tmp_path: Path) -> None:
+    store.seal("code-1", tree(tmp_path), "code", "the first")
+    (first,) = store.all()
+    store.remove("code-1")
+    assert store.all() == []
+    store.seal("code-1", tree(tmp_path), "code", "the second")
+    (second,) = store.all()
+    assert second.description == "the second"
+    assert second.created > first.created
+    assert LayerStore(tmp_path / "layers").all() == [second], "also after a restart"
+
+
 @pytest.mark.parametrize("digest", ["../x", "/etc", "", ".", "code/x", "A"])
 def test_digests_cannot_lead_elsewhere(store: LayerStore, tmp_path: Path, digest: str) -> None:
     top = tree(tmp_path)
