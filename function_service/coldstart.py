@@ -41,8 +41,7 @@ async def run(
     with pool.starting():
         try:
             async with asyncio.timeout(wait):
-                source = revision.id if pool.has(revision.id) else revision.config.runtime
-                sandbox, stages = await pool.take(source)
+                sandbox, stages = await pool.take(revision.id, revision.config.runtime)
         except TimeoutError:
             raise Problem(
                 "no-capacity",

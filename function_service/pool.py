@@ -17,6 +17,7 @@ from runtimes.declaration import Interpreter
 
 _log = logging.getLogger(__name__)
 _RETRY = 1.0  # seconds after a sandbox could not be made
+_AT_ONCE = 2 * len(os.sched_getaffinity(0))  # of one kind, for those who wait; more only hold each other up
 
 
 Copier = Callable[[], Awaitable[Sandbox]]
@@ -36,6 +37,7 @@ class Pool:
         self._sizes = dict(sizes)
         self.observe: Callable[[str, bool], None] = _unobserved  # told the kind, and whether one waited
         self._blank: dict[str, list[Sandbox]] = {name: [] for name in self._interpreters}
+        self._turns = {name: asyncio.Semaphore(_AT_ONCE) for name in self._interpreters}
         self._wanted: set[str] = set()
         self._busy = 0
         self._changed = asyncio.Event()
@@ -71,6 +73,7 @@ class Pool:
     def add(self, name: str, copy: Copier, size: int) -> None:
         """Keep sandboxes ready that `copy` makes."""
         self._copiers[name], self._sizes[name], self._blank[name] = copy, size, []
+        self._turns[name] = asyncio.Semaphore(_AT_ONCE)
         self._wanted.add(name)
         self._changed.set()
 
@@ -78,13 +81,9 @@ class Pool:
         """Keep none of these any more."""
         self._wanted.discard(name)
         async with self._making:
-            del self._copiers[name], self._sizes[name]
+            del self._copiers[name], self._sizes[name], self._turns[name]
             for sandbox in self._blank.pop(name):
                 await self._discard(sandbox)
-
-    def has(self, name: str) -> bool:
-        """Tell whether copies of that name are kept ready."""
-        return name in self._copiers
 
     async def empty(self) -> None:
         """Destroy what waits; nothing is made ahead of time again until the next `take`."""
@@ -109,11 +108,12 @@ class Pool:
             self._busy -= 1
             self._changed.set()
 
-    async def take(self, name: str) -> tuple[Sandbox, Stages]:
-        """Return a blank sandbox, and how long the caller had to wait for its making.
+    async def take(self, revision: str, interpreter: str) -> tuple[Sandbox, Stages]:
+        """Return a copy of the revision's snapshot, or else a blank sandbox, and how long its making took.
 
         Raises Problem `no-capacity`, or `init-failed` for an interpreter that this machine lacks.
         """
+        name = revision if revision in self._copiers else interpreter
         if name not in self._blank:
             has = ", ".join(sorted(self._interpreters))
             raise Problem("init-failed", f"This machine has no {name}; it has {has}.")
@@ -128,8 +128,15 @@ class Pool:
                 return sandbox, Stages()
             await self._discard(sandbox)
         self.observe(kind, False)
-        made = await self._make(name, awaited=True)
-        return made, made.stages
+        async with self._turns[name]:
+            try:
+                if name in self._blank:
+                    made = await self._make(name, awaited=True)
+                    return made, made.stages
+            except Problem:
+                if name in self._blank:
+                    raise
+        return await self.take(revision, interpreter)  # the snapshot was dropped meanwhile
 
     async def _make(self, name: str, *, awaited: bool) -> Sandbox:
         if (copy := self._copiers.get(name)) is not None:

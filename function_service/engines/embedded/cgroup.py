@@ -134,7 +134,8 @@ class Group:
         self._unique = list(dict.fromkeys(self._folders.values()))
         self._set: dict[tuple[str, str], str] = {}
         for folder in self._unique:
-            os.mkdir(folder)  # noqa: PTH102
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder)  # noqa: PTH102
         if self._version == 2 and "memory" in self._folders:
             self._write("memory", "memory.oom.group", "1")
 
