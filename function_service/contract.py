@@ -91,6 +91,15 @@ class Ended(Struct, frozen=True, tag=True):
     lease: str
 
 
+class Wanted(Struct, frozen=True, tag=True):
+    """Another gateway waits for an instance of this function: give back one that has no call under way.
+
+    Where all have, send no new call on the one that will be done first, and release it when it is.
+    """
+
+    function: str
+
+
 class Stages(Struct, frozen=True):
     """How long each stage of a start took, in milliseconds; 0 where it came out of a cache."""
 
@@ -129,13 +138,14 @@ class Usage(Struct, frozen=True, gc=False):
 class Invocations(Protocol):
     """The gateway's door."""
 
-    def events(self) -> AsyncIterator[RouteTable | Recall | Ended]:
+    def events(self) -> AsyncIterator[RouteTable | Recall | Ended | Wanted]:
         """Yield the current table, then every change, and what happens to this gateway's leases."""
         ...
 
     async def acquire(self, function: str, wait: float) -> Lease:
         """Return a lease on an instance that was idle or is made now; `wait` bounds it, in seconds.
 
+        Where other gateways hold all instances that the function may have, they are asked to give one back.
         Cancelling gives the instance back. Raises Problem `unknown-function`, `init-failed`,
         `crashed`, `out-of-memory`, `timeout`, `no-capacity`.
         """

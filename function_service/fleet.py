@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from function_service import coldstart, scaler
-from function_service.contract import Ended, Lease, Recall, Revision, RouteTable, Stages
+from function_service.contract import Ended, Lease, Recall, Revision, RouteTable, Stages, Wanted
 from function_service.engines.base import Engine
 from function_service.instance import Instance, State
 from function_service.keeper import Keeper
@@ -22,6 +22,7 @@ from function_service.logs import LogBook
 from function_service.pool import Pool
 from function_service.registry import Registry
 from function_service.snapshots import Snapshots
+from function_service.turns import Ticket, Turns
 from pilotlight.problems import Problem
 from pilotlight.rpc import Peer
 
@@ -36,7 +37,7 @@ _IDLE_WITHIN = 2.0  # seconds that `to_zero` waits for gateways to give instance
 _LAST_WORDS = 0.5  # seconds to read what an instance has printed once it is dead
 _RETRY = 10.0  # seconds until an instance is started again that nobody waits for, and that failed
 
-Event = RouteTable | Recall | Ended
+Event = RouteTable | Recall | Ended | Wanted
 
 
 def _unobserved(_runtime: str, _stages: Stages) -> None:
@@ -66,8 +67,10 @@ class Fleet:
         self._instances: dict[str, Instance] = {}
         self._ended: dict[str, Instance] = {}  # the latest ones, so that a gateway can ask for the cause
         self._starting: Counter[str] = Counter()  # revision → how many of its instances are being started
+        self._starting_for: Counter[tuple[str, Peer | None]] = Counter()  # the same by the gateway that asked
         self._retry_at: dict[str, float] = {}  # revision → when to try again, on the loop's clock
         self._listeners: dict[Peer, Callable[[Event], None]] = {}
+        self._turns = Turns()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._scaler: asyncio.Task[None] | None = None
         self._closing = False
@@ -139,21 +142,9 @@ class Fleet:
         """Lease an idle instance, or a new one, within about `wait` seconds. Raises Problem."""
         deadline = asyncio.get_running_loop().time() + wait
         while True:
-            revision = self._registry.live(function)
-            same = [i for i in self.of(function) if i.revision.id == revision.id]
-            if idle := [i for i in same if i.can_serve]:
-                # The one used last is the one whose memory is still in the caches
-                instance = max(idle, key=lambda i: i.last_used)
-                self._hold(instance, peer)
+            revision, instance = await self._choose(function, peer, deadline)
+            if instance is not None:
                 return self._lease(instance, cold=False)
-            count = sum(i.state is not State.ENDED for i in same) + self._starting[revision.id]
-            if count >= revision.config.max_instances:
-                raise Problem(
-                    "no-capacity",
-                    f"All {revision.config.max_instances} instances of {function!r} that `max_instances` "
-                    "allows are in use.",
-                    retry_after=1,
-                )
             starting = self._begin(revision, deadline - asyncio.get_running_loop().time(), peer)
             try:
                 instance = await asyncio.shield(starting)
@@ -167,6 +158,49 @@ class Fleet:
             await self.release(instance.id)
             if asyncio.get_running_loop().time() >= deadline:
                 raise Problem("no-capacity", f"{function!r} was changed meanwhile; try again.", retry_after=1)
+
+    async def _choose(self, function: str, peer: Peer, deadline: float) -> tuple[Revision, Instance | None]:
+        """Give an idle instance to a gateway, or return None where a new one may be started.
+
+        Where other gateways hold all that there may be, wait for one of theirs. Raises Problem.
+        """
+        ticket: Ticket | None = None
+        try:
+            while True:
+                revision = self._registry.live(function)
+                same = [i for i in self.of(function) if i.revision.id == revision.id]
+                count = sum(i.state is not State.ENDED for i in same) + self._starting[revision.id]
+                if self._turns.is_due(function, ticket):
+                    if idle := [i for i in same if i.can_serve]:
+                        # The one used last is the one whose memory is still in the caches
+                        instance = max(idle, key=lambda i: i.last_used)
+                        self._hold(instance, peer)
+                        return revision, instance
+                    if count < revision.config.max_instances:
+                        return revision, None
+                    own = sum(i.held and i.holder is peer for i in same)
+                    if own + self._starting_for[revision.id, peer] >= count:
+                        raise _all_in_use(revision)
+                asked, ticket = ticket, None
+                ticket = await self._turns.wait(
+                    function, asked, deadline, partial(self._want, function, peer)
+                )
+        except TimeoutError:
+            raise _all_in_use(revision) from None
+        finally:
+            if ticket is not None:
+                self._turns.leave(function, ticket)
+
+    def _want(self, function: str, peer: Peer) -> None:
+        """Ask the gateway that holds most instances of a function, besides `peer`, to give one back."""
+        held = Counter(
+            i.holder
+            for i in self.of(function)
+            if i.state is State.LEASED and i.holder is not None and i.holder is not peer
+        )
+        for holder, _ in held.most_common(1):
+            if (tell := self._listeners.get(holder)) is not None:
+                tell(Wanted(function))
 
     def _unclaimed(self, starting: asyncio.Task[Instance]) -> None:
         """Put an instance among the idle ones whose caller has gone while it was started."""
@@ -212,6 +246,7 @@ class Fleet:
         instance.holder = None
         instance.become(State.IDLE)
         self._scale()
+        self._turns.free(instance.function)
 
     def held(self, lease: str) -> Instance | None:
         """Return the instance of a lease, also one that has ended lately."""
@@ -235,7 +270,10 @@ class Fleet:
     def _begin(self, revision: Revision, wait: float, holder: Peer | None) -> asyncio.Task[Instance]:
         """Begin a start that takes at most about `wait` seconds; it counts from this moment on."""
         self._starting[revision.id] += 1
-        return self.spawn(self._start(revision, wait, holder), f"start {revision.config.name}")
+        self._starting_for[revision.id, holder] += 1
+        starting = self.spawn(self._start(revision, wait, holder), f"start {revision.config.name}")
+        starting.add_done_callback(lambda _: self._turns.free(revision.config.name))
+        return starting
 
     async def _start(self, revision: Revision, wait: float, holder: Peer | None) -> Instance:
         """Start an instance; `holder` has it from the first moment, if its revision is still live then."""
@@ -243,6 +281,7 @@ class Fleet:
             instance = await self._cold_start(revision, wait, self._logs)
         finally:
             self._starting -= Counter([revision.id])
+            self._starting_for -= Counter([(revision.id, holder)])
         self._instances[instance.id] = instance
         instance.sandbox.ended.add_done_callback(lambda _: self._died(instance))
         owner = self._registry.owner(instance.function)
@@ -302,6 +341,7 @@ class Fleet:
         await self._engine.destroy(instance.sandbox)
         del self._instances[instance.id]
         self._ended[instance.id] = instance
+        self._turns.free(instance.function)
         while len(self._ended) > _REMEMBERED:
             del self._ended[next(iter(self._ended))]
 
@@ -393,3 +433,12 @@ class Fleet:
                 self._demote()
             self._snapshots.tidy(partial(self._keeper.is_worth_a_snapshot, now=time.time()))
             await asyncio.sleep(_TICK)
+
+
+def _all_in_use(revision: Revision) -> Problem:
+    return Problem(
+        "no-capacity",
+        f"All {revision.config.max_instances} instances of {revision.config.name!r} that `max_instances` "
+        "allows are in use.",
+        retry_after=1,
+    )

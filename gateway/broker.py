@@ -171,6 +171,18 @@ class Broker:
             self._drain(held)
             self._ask(held.owner)
 
+    def spare(self, function: str) -> None:
+        """Give a lease back for another gateway: an idle one, else that with the fewest calls when they end.
+
+        Nothing is done while another one is on its way back already.
+        """
+        leases = self._functions.get(function)
+        if leases is None or leases.draining or not leases.open:
+            return
+        held = min(leases.open, key=lambda each: each.busy)
+        self._drain(held)
+        self._ask(leases)
+
     def ended(self, lease: str) -> None:
         """Forget the lease: its instance is dead. Calls that are under way notice by themselves."""
         if (held := self._leases.get(lease)) is not None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from function_service.contract import Ended, Invocations, Recall, RouteTable
+from function_service.contract import Ended, Invocations, Recall, RouteTable, Wanted
 from gateway.broker import Broker
 from gateway.routing import Routes
 from pilotlight.problems import Problem
@@ -35,6 +35,8 @@ class Follower:
                         self._broker.recall(event.lease)
                     elif isinstance(event, Ended):
                         self._broker.ended(event.lease)
+                    elif isinstance(event, Wanted):
+                        self._broker.spare(event.function)
             except Problem as problem:
                 _log.warning("action=function-service-away detail=%r", problem.detail)
             if self.connected:

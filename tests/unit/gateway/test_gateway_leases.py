@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from function_service.contract import Access, Lease, Route, RouteTable, Stages
@@ -249,6 +249,7 @@ async def test_a_slot_handed_to_a_call_that_is_leaving_goes_to_the_next(
 STEPS = ("come", "come", "cancel", "grant", "refuse", "end", "end", "die", "recall", "swap", "spin")
 
 
+@settings(deadline=None)  # how long it takes is the machine's
 @given(st.data())
 def test_whoever_leaves_when_no_lease_is_lost(data: st.DataObject) -> None:
     """Random walks over: a call comes, a call is cancelled, an acquire ends, a call ends, an instance dies."""
@@ -540,3 +541,43 @@ async def test_closing_fails_the_queue_and_gives_everything_back(service: Servic
     broker.give_back(held)
     await closing
     assert not service.pending
+
+
+async def test_an_idle_lease_is_given_back_where_another_gateway_wants_one(
+    broker: Broker, service: Service
+) -> None:
+    on = route(max_instances=2)
+    tasks = calls(broker, 2, on)
+    await spin()
+    busy, idle = service.grant(), service.grant()
+    (first, _), (second, _) = await asyncio.gather(*tasks)
+    broker.give_back(second)
+    broker.spare("f")
+    await spin()
+    assert service.released == [idle.id]
+    assert not service.pending, "nobody waits, so nothing is asked for"
+    broker.give_back(first)
+    assert service.held == {busy.id}
+
+
+async def test_a_busy_lease_is_given_back_when_its_calls_have_ended_and_one_at_a_time(
+    broker: Broker, service: Service
+) -> None:
+    on = route(max_instances=2)
+    tasks = calls(broker, 2, on)
+    await spin()
+    service.grant()
+    service.grant()
+    (first, _), (second, _) = await asyncio.gather(*tasks)
+    waiting = calls(broker, 1, on)
+    broker.spare("f")
+    broker.spare("f")
+    await spin()
+    assert service.released == []
+    broker.give_back(first)
+    broker.give_back(second)
+    await spin()
+    assert len(service.released) == 1
+    (third, _) = await waiting[0]
+    broker.give_back(third)
+    broker.spare("unknown")
