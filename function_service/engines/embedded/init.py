@@ -1,11 +1,12 @@
 """Process 1 of a sandbox whose function is a program of its own: it boots, attaches, relays, reaps.
 
-Node waits booted (its shim speaks runtimes/contract.md on descriptors 3 and 4). A native program is
-started when its code is there, serves HTTP on $PORT, and is reached through a relay here, because its network
-namespace has no other door. A build is a program that ends.
+Node waits booted (its shim speaks runtimes/contract.md on descriptors 3 and 4). A native program becomes
+what a child, forked and confined ahead of time, has waited for: its code is there then. It serves HTTP on
+$PORT, and is reached through a relay here, because its network namespace has no other door. A build is a
+program that ends.
 
-Standard library only. `confine` gives up privileges; it is called in each child before it runs, and here
-once the code is mounted.
+Standard library only. `confine` gives up privileges: each child calls it before it waits, and this process
+once the code is mounted, before any of it runs.
 """
 
 from __future__ import annotations
@@ -25,34 +26,41 @@ _SHIM_LISTENER, _SHIM_CONTROL = 3, 4
 
 
 class Booted:
-    """A shim that waits for its function."""
+    """A shim that waits for its function, or a child that waits for what it shall become."""
 
     def __init__(self, pid: int, control: socket.socket) -> None:
         self.pid = pid
         self._control = control
         self._lines = control.makefile("rb")
 
-    def ask(self, message: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Send a message, if any, and return the next one; None when the shim is gone."""
-        if message is not None:
-            self._control.sendall(json.dumps(message).encode() + b"\n")
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a message. Raises OSError when nobody is there."""
+        self._control.sendall(json.dumps(message).encode() + b"\n")
+
+    def hear(self) -> dict[str, Any] | None:
+        """Return the next message; None when the shim is gone."""
         line = self._lines.readline(65536)
         answer = json.loads(line) if line else None
         return answer if isinstance(answer, dict) else None
 
 
-def boot(command: list[str] | None, listener_fd: int, confine: Callable[[], None]) -> Booted | None:
-    """Start the shim, if this runtime has one, and wait until it has booted. Raises OSError."""
-    if command is None:
-        return None
+def boot(command: list[str] | None, listener_fd: int, confine: Callable[[], None]) -> Booted:
+    """Start the shim and wait until it has booted; for a runtime without one, fork a child that waits.
+
+    Raises OSError.
+    """
     mine, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
-        _become(command, {"PATH": "/usr/bin:/bin", "HOME": "/tmp"}, confine, (listener_fd, theirs.fileno()))  # noqa: S108
+        mine.close()
+        if command is None:
+            _become_what_comes(theirs, confine)
+        else:
+            env = {"PATH": "/usr/bin:/bin", "HOME": "/tmp"}  # noqa: S108
+            _become(command, env, confine, (listener_fd, theirs.fileno()))
     theirs.close()
     booted = Booted(pid, mine)
-    answer = booted.ask(None)
-    if answer != {"booted": True}:
+    if command is not None and (answer := booted.hear()) != {"booted": True}:
         raise OSError(f"{command[0]} did not boot: {answer}")
     return booted
 
@@ -61,39 +69,50 @@ def run(
     control: socket.socket,
     listener_fd: int,
     attachment: dict[str, Any],
-    booted: Booted | None,
+    booted: Booted,
     confine: Callable[[], None],
 ) -> None:
     """Start what was attached, say when it is ready, and stay until it ends, with its exit code."""
-    if booted is not None:
-        confine()
+    confine()
+    if "command" not in attachment:
         names = ("folder", "handler", "concurrency", "env")
-        answer = booted.ask({name: attachment[name] for name in names})
+        booted.tell({name: attachment[name] for name in names})
+        answer = booted.hear()
         if answer is None:
             _end_like(booted.pid)
         messages.send(control, {"ready": True} if answer == {"ready": True} else {"error": _error_of(answer)})
         control.close()
         os.close(listener_fd)
         _end_like(booted.pid)
-    serves = attachment["serves"]
-    pid = os.fork()
-    if pid == 0:
-        os.close(listener_fd)
-        _become(attachment["command"], attachment["env"], confine, ())
-    confine()
-    if not serves:
+    booted.tell({name: attachment[name] for name in ("folder", "command", "env")})
+    if not attachment["serves"]:
         messages.send(control, {"ready": True})
-        _end_like(pid)
-    connection = _wait_for_port(pid)
+        _end_like(booted.pid)
+    connection = _wait_for_port(booted.pid)
     if connection is None:
-        _end_like(pid)
+        _end_like(booted.pid)
     messages.send(control, {"ready": True})
     control.close()
-    relay.serve(socket.socket(fileno=listener_fd), ("127.0.0.1", PORT), lambda: _reap(pid), connection)
+    relay.serve(socket.socket(fileno=listener_fd), ("127.0.0.1", PORT), lambda: _reap(booted.pid), connection)
 
 
 def _error_of(answer: dict[str, Any] | None) -> str:
     return str((answer or {}).get("error", answer))[-32768:]
+
+
+def _become_what_comes(control: socket.socket, confine: Callable[[], None]) -> None:
+    """In a forked child: give up privileges, and become the command that comes; never returns."""
+    try:
+        confine()
+        line = control.makefile("rb").readline()
+        if line:
+            message = json.loads(line)
+            os.chdir(message["folder"])
+            _become(message["command"], message["env"], lambda: None, ())
+    except OSError as error:
+        os.write(2, f"The sandbox's program can't be started: {error.strerror}\n".encode())
+    finally:
+        os._exit(126)
 
 
 def _become(

@@ -65,7 +65,7 @@ def run(order: dict[str, Any], descriptors: list[int], shim: Any, own_user: bool
     data_listener.close()
     attachment, trees = messages.receive(control)
     _attach(control, attachment, trees)
-    if order["kind"] == "exec":
+    if booted is not None:
         init.run(control, listener_fd, attachment, booted, _seal)
         return
     if order["kind"] == "snapshot":

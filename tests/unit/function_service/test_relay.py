@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,18 +30,24 @@ accepted_port: list[int] = []
 
 
 @pytest.fixture
-def path(program: object, tmp_path: Path) -> AsyncIterator[Path]:
+def path(program: object, tmp_path: Path) -> Iterator[Path]:
     """The Unix socket of a relay to the program."""
+    yield from _relay(tmp_path, None)
+
+
+def _relay(tmp_path: Path, spare: socket.socket | None) -> Iterator[Path]:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "relay"))
     listener.listen(64)
     pid = os.fork()
     if pid == 0:
         try:
-            relay.serve(listener, ("127.0.0.1", accepted_port[0]), lambda: None)
+            relay.serve(listener, ("127.0.0.1", accepted_port[0]), lambda: None, spare)
         finally:
             os._exit(1)
     listener.close()
+    if spare is not None:
+        spare.close()
     yield tmp_path / "relay"
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -130,3 +136,45 @@ async def test_a_program_that_is_gone_ends_the_connection(program: list, path: P
     with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
         await reader.readexactly(1)
     writer.close()
+
+
+@pytest_asyncio.fixture
+async def spared(program: list, tmp_path: Path) -> AsyncIterator[Path]:
+    """The Unix socket of a relay that has a connection to the program already."""
+    spare = socket.create_connection(("127.0.0.1", accepted_port[0]))
+    async with asyncio.timeout(5):
+        while not program:
+            await asyncio.sleep(0.001)
+    running = _relay(tmp_path, spare)
+    yield next(running)
+    next(running, None)
+
+
+async def test_the_first_caller_gets_the_connection_that_is_there(program: list, spared: Path) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(spared))
+    inner_reader, inner_writer = program[0]
+    writer.write(b"question")
+    assert await inner_reader.readexactly(8) == b"question"
+    inner_writer.write(b"answer")
+    assert await reader.readexactly(6) == b"answer"
+    assert len(program) == 1
+    _, other, _ = await _connected(spared, program)  # the next one gets one of its own
+    assert len(program) == 2
+    writer.close()
+    other.close()
+
+
+async def test_a_first_connection_that_the_program_has_closed_is_not_used(
+    program: list, spared: Path
+) -> None:
+    program[0][1].write_eof()
+    reader, writer, (_, inner_writer) = await _connected(spared, program)
+    inner_writer.write(b"answer")
+    assert await reader.readexactly(6) == b"answer"
+    writer.close()
+
+
+async def test_a_first_connection_that_nobody_wants_is_closed(program: list, spared: Path) -> None:
+    async with asyncio.timeout(5):
+        assert await program[0][0].read() == b""
+    assert spared.exists()
