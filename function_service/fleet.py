@@ -245,7 +245,7 @@ class Fleet:
             return
         instance.holder = None
         instance.become(State.IDLE)
-        self._scale()
+        self._scale_one(instance.function)
         self._turns.free(instance.function)
 
     def held(self, lease: str) -> Instance | None:
@@ -406,7 +406,14 @@ class Fleet:
     def _scale(self) -> None:
         now = time.time()
         running = {i.function for i in self._instances.values()}
-        actions = scaler.decide(self._keeper.goals(running, now), self.all(), now)
+        self._carry_out(scaler.decide(self._keeper.goals(running, now), self.all(), now))
+
+    def _scale_one(self, function: str) -> None:
+        """Look at one function alone: all of them, with a thousand instances, take milliseconds."""
+        now = time.time()
+        self._carry_out(scaler.decide(self._keeper.goal(function, now), self.of(function), now))
+
+    def _carry_out(self, actions: scaler.Actions) -> None:
         for instance in actions.end:
             self.spawn(self.end(instance, "idle"), "end")
         self.drain(actions.recall, "the keep-alive policy needs its memory")

@@ -93,16 +93,21 @@ class Keeper:
         for name in self._policy.evict(now):
             self._functions[name].evicted = True
         due = {name for name in self._waking if self._functions[name].wake <= now + LEAD}
-        goals = {}
-        for name in due | self._minimums | (running & self._revisions.keys()):
-            revision = self._revisions[name]
-            known = self._of(revision, now)
-            decision = self._decision(revision, now)
-            idle = max(0.0, now - known.since) if known.called else None
-            goals[name] = Goal(revision.id, revision.config.min_instances, decision, idle, known.evicted)
-            if now > known.wake:
-                self._wake(name, known, known.since + decision.next_start(now - known.since))
-        return goals
+        names = due | self._minimums | (running & self._revisions.keys())
+        return {name: self._goal(self._revisions[name], now) for name in names}
+
+    def goal(self, function: str, now: float) -> dict[str, Goal]:
+        """Return the same for one function alone; nothing where it is not live."""
+        revision = self._revisions.get(function)
+        return {} if revision is None else {function: self._goal(revision, now)}
+
+    def _goal(self, revision: Revision, now: float) -> Goal:
+        known = self._of(revision, now)
+        decision = self._decision(revision, now)
+        if now > known.wake:
+            self._wake(revision.config.name, known, known.since + decision.next_start(now - known.since))
+        idle = max(0.0, now - known.since) if known.called else None
+        return Goal(revision.id, revision.config.min_instances, decision, idle, known.evicted)
 
     def runtimes(self, now: float) -> set[str]:
         """Return the runtimes of which blank sandboxes shall wait.
