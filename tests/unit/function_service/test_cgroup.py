@@ -9,13 +9,12 @@ import pytest
 from function_service.engines.embedded import cgroup
 from function_service.engines.embedded.cgroup import Group, Hierarchy
 
-V1_FILES = (
-    "cgroup.procs",
-    "memory.limit_in_bytes",
-    "memory.memsw.limit_in_bytes",
-    "cpu.cfs_quota_us",
-    "pids.max",
-)
+V1_FILES = {
+    "memory": ("cgroup.procs", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
+    "cpu": ("cgroup.procs", "cpu.cfs_quota_us"),
+    "pids": ("cgroup.procs", "pids.max"),
+}
+V2_FILES = ("cgroup.procs", "memory.oom.group", "memory.max", "memory.swap.max", "pids.max", "cpu.max")
 
 
 @pytest.fixture
@@ -37,10 +36,19 @@ def put(folder: Path, **files: str) -> None:
         (folder / name.replace("__", ".")).write_text(content)
 
 
+def one(hierarchy: Hierarchy) -> Group:
+    """Make a group in folders that already have the files that a kernel makes with them."""
+    for controller, folder in hierarchy.folders.items():
+        (folder / "one").mkdir(exist_ok=True)
+        for name in V2_FILES if hierarchy.version == 2 else V1_FILES[controller]:
+            (folder / "one" / name).touch()
+    return Group(hierarchy, "one")
+
+
 def test_one_folder_in_version_2_and_one_for_each_controller_in_version_1(
     v2: Hierarchy, v1: Hierarchy
 ) -> None:
-    Group(v2, "one")
+    one(v2)
     assert (v2.folders["memory"] / "one/memory.oom.group").read_text() == "1"
     Group(v1, "one")
     assert all((folder / "one").is_dir() for folder in v1.folders.values())
@@ -48,7 +56,7 @@ def test_one_folder_in_version_2_and_one_for_each_controller_in_version_1(
 
 
 def test_limits_of_version_2(v2: Hierarchy) -> None:
-    group, folder = Group(v2, "one"), v2.folders["memory"] / "one"
+    group, folder = one(v2), v2.folders["memory"] / "one"
     group.add(4711)
     group.limit(64 << 20, 100)
     group.limit_cpu(0.25)
@@ -69,18 +77,18 @@ def test_limits_of_version_1_change_in_the_order_that_the_kernel_takes(
 ) -> None:
     """Memory with swap must never be below memory alone (memcg returns EINVAL)."""
     limits = {"memory.limit_in_bytes": 1 << 60, "memory.memsw.limit_in_bytes": 1 << 60}
-    plain = Path.write_text
+    plain = cgroup._write
 
-    def write(path: Path, text: str) -> int:
-        if path.name in limits:
-            changed = limits | {path.name: int(text)}
+    def write(path: str, text: str) -> None:
+        if (name := Path(path).name) in limits:
+            changed = limits | {name: int(text)}
             if changed["memory.memsw.limit_in_bytes"] < changed["memory.limit_in_bytes"]:
                 raise OSError(errno.EINVAL, "Invalid argument")
             limits.update(changed)
-        return plain(path, text)
+        plain(path, text)
 
-    monkeypatch.setattr(Path, "write_text", write)
-    group = Group(v1, "one")
+    monkeypatch.setattr(cgroup, "_write", write)
+    group = one(v1)
     for memory in (first, second, second):
         group.limit(memory, 128)
         assert set(limits.values()) == {memory}
@@ -89,7 +97,7 @@ def test_limits_of_version_1_change_in_the_order_that_the_kernel_takes(
 
 
 def test_use_of_version_2(v2: Hierarchy) -> None:
-    group, folder = Group(v2, "one"), v2.folders["memory"] / "one"
+    group, folder = one(v2), v2.folders["memory"] / "one"
     put(folder, memory__current="5000", memory__peak="7000", pids__current="3\n")
     put(folder, memory__stat="anon 3000\ninactive_file 1000\n", cpu__stat="usage_usec 1500000\nuser_usec 1\n")
     put(folder, memory__events="low 0\noom 1\noom_kill 0\noom_group_kill 0\n")
@@ -105,7 +113,7 @@ def test_use_of_version_2(v2: Hierarchy) -> None:
 
 
 def test_use_of_version_1(v1: Hierarchy) -> None:
-    group = Group(v1, "one")
+    group = one(v1)
     memory = v1.folders["memory"] / "one"
     put(memory, memory__stat="cache 9\nrss 3000\nmapped_file 500\n", memory__max_usage_in_bytes="7000")
     put(memory, memory__oom_control="oom_kill_disable 0\nunder_oom 0\noom_kill 1\n")
@@ -135,13 +143,14 @@ def test_a_group_that_is_gone_has_been_removed(v1: Hierarchy) -> None:
 def test_a_group_that_the_kernel_still_holds_is_not_removed(
     v2: Hierarchy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    group, busy = Group(v2, "one"), True
-    (v2.folders["memory"] / "one/memory.oom.group").unlink()  # in a real one, files are no hindrance
+    group, busy = one(v2), True
     plain = os.rmdir
 
     def rmdir(path: Path, **rest: int) -> None:
         if busy:
             raise OSError(errno.EBUSY, "Device or resource busy")
+        for file in Path(path).iterdir():  # in a real one, files are no hindrance
+            file.unlink()
         plain(path, **rest)
 
     monkeypatch.setattr(os, "rmdir", rmdir)
@@ -158,3 +167,12 @@ def test_sweeping_removes_what_a_former_run_left(v1: Hierarchy) -> None:
     assert all(list(folder.iterdir()) == [] for folder in v1.folders.values())
     cgroup.sweep(v1, top=True)
     assert not any(folder.exists() for folder in v1.folders.values())
+
+
+def test_a_kernel_without_swap_accounting_limits_the_rest(v1: Hierarchy, v2: Hierarchy) -> None:
+    for hierarchy, file in ((v1, "memory.memsw.limit_in_bytes"), (v2, "memory.swap.max")):
+        group, folder = one(hierarchy), hierarchy.folders["memory"] / "one"
+        (folder / file).unlink()
+        group.limit(64 << 20, 100)
+        assert not (folder / file).exists()
+        assert (hierarchy.folders["pids"] / "one/pids.max").read_text() == "100"
