@@ -45,6 +45,7 @@ class World:
     pool: Pool
     registry: Registry
     logs: LogBook
+    layers: LayerStore
     fleet: Fleet
 
     async def deploy(self, name: str = "f", number: int = 1, **config: Any) -> None:
@@ -92,10 +93,12 @@ async def world(
     logs = LogBook(folder)
     snapshots = Snapshots(engine, pool, (NODE,))
     keeper = Keeper(policy or Fixed(60.0))
-    fleet = Fleet(engine, pool, snapshots, registry, LayerStore(folder), logs, keeper)
+    (folder / "layers").mkdir(exist_ok=True)
+    layers = LayerStore(folder / "layers")
+    fleet = Fleet(engine, pool, snapshots, registry, layers, logs, keeper)
     await pool.start()
     try:
-        yield World(engine, pool, registry, logs, fleet)
+        yield World(engine, pool, registry, logs, layers, fleet)
     finally:
         async with asyncio.timeout(10):
             await fleet.close()

@@ -8,6 +8,7 @@ from cli import checks
 from cli.checks import Check
 from cli.main import main
 from function_service.contract import Guarantee
+from function_service.engines.embedded import guarantees, namespaces
 from pilotlight.settings import current
 
 
@@ -47,3 +48,21 @@ def test_the_exit_code_tells_whether_all_that_is_needed_is_there(found, code, mo
     assert main(["doctor", "--json"]) == code
     (told,) = json.loads(capsys.readouterr().out)
     assert (told["kept"], told["reason"], told["remedy"]) == (found.kept, found.reason, found.remedy)
+
+
+@pytest.mark.parametrize(
+    ("mappers", "ranges", "kept"),
+    [
+        ((None, None), ((1, 65536), (1, 65536)), False),
+        (("/usr/bin/newuidmap", "/usr/bin/newgidmap"), (None, None), False),
+        (("/usr/bin/newuidmap", "/usr/bin/newgidmap"), ((1, 65536), None), False),
+        (("/usr/bin/newuidmap", "/usr/bin/newgidmap"), ((1, 65536), (1, 65536)), True),
+    ],
+)
+def test_users_of_their_own_need_both_programs_and_ranges_in_both_files(mappers, ranges, kept, monkeypatch):
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr(namespaces, "_mappers", lambda: mappers)
+    monkeypatch.setattr(namespaces, "_ranges", lambda: ranges)
+    found = guarantees._users(None)
+    assert found.kept is kept
+    assert kept or "/etc/subuid" in found.remedy

@@ -2,11 +2,10 @@
 
 import os
 import platform
-import shutil
 from pathlib import Path
 
 from function_service.contract import Guarantee
-from function_service.engines.embedded import cgroup, seccomp, syscalls
+from function_service.engines.embedded import cgroup, namespaces, seccomp, syscalls
 from function_service.engines.embedded.namespaces import Users
 
 _LIMITS = {
@@ -99,7 +98,7 @@ def _seccomp() -> Guarantee:
 
 def _users(users: Users | None) -> Guarantee:
     name = "a user id of its own for each sandbox"
-    if users.count > 0 if users else os.geteuid() == 0 or shutil.which("newuidmap"):
+    if users.count > 0 if users else os.geteuid() == 0 or namespaces.has_more_users():
         return Guarantee(name=name, kept=True)
     return Guarantee(
         name=name,

@@ -45,11 +45,23 @@ def enter() -> Users:
     return users
 
 
+def has_more_users() -> bool:
+    """Tell whether this ordinary user may give ids of its own to sandboxes."""
+    return all(_mappers()) and all(_ranges())
+
+
+def _mappers() -> tuple[str | None, str | None]:
+    return shutil.which("newuidmap"), shutil.which("newgidmap")
+
+
+def _ranges() -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    return _subordinate("/etc/subuid"), _subordinate("/etc/subgid")
+
+
 def _enter_user_namespace() -> Users:
     uid, gid = os.getuid(), os.getgid()
-    ranges = _subordinate("/etc/subuid"), _subordinate("/etc/subgid")
-    mappers = shutil.which("newuidmap"), shutil.which("newgidmap")
-    if all(ranges) and all(mappers):
+    ranges, mappers = _ranges(), _mappers()
+    if has_more_users():
         # The maps are written from outside, by set-uid helpers that check /etc/subuid and /etc/subgid
         ours, theirs = os.pipe()
         me = os.getpid()
