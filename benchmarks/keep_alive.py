@@ -104,7 +104,8 @@ def _policies(budget: float, *, quick: bool) -> Iterator[tuple[str, Policy]]:
         yield f"fixed {minutes} min", Fixed(60.0 * minutes)
     yield "histogram, 1 h", HybridHistogram(bins=60)
     yield "greedy-dual, half", GreedyDual(max(1.0, budget / 2))
-    yield "ember, thrift 0.6", Ember(thrift=0.6)
+    for thrift in (0.6, 0.8, 1.0, 1.1):
+        yield f"ember, thrift {thrift}", Ember(thrift=thrift)
 
 
 def table(found: dict[str, list[tuple[Outcome, float]]]) -> str:

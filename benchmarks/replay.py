@@ -2,7 +2,8 @@
 
 A function counts as one instance, however many calls overlap, as in the papers. A call is warm when the code
 is held at that moment or another call is under way, else it is cold, whatever lower layer was held. Wasted is
-memory that is held while no call is under way; what lower layers take counts too.
+memory of code that is held while no call is under way. Blank sandboxes, which lower layers are, count for no
+policy: all functions of a runtime share the few that the platform keeps, whichever policy it has.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from function_service.policies import Decision, Layer, Policy
 
 if TYPE_CHECKING:
     from benchmarks.traces import Trace
-
-CONTAINER_SIZE, RUNTIME_SIZE = 0.3, 1.0  # MB, of a blank sandbox without and with a booted interpreter
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ def replay(trace: Trace, policy: Policy) -> Outcome:
 
     def pay(number: int, decision: Decision, idle: float) -> None:
         nonlocal wasted, seconds
-        container, runtime, whole = decision.held(idle)
-        wasted += container * CONTAINER_SIZE + runtime * RUNTIME_SIZE + whole * trace.memory[number]
+        whole = decision.held(idle)[Layer.CODE - 1]
+        wasted += whole * trace.memory[number]
         seconds += whole
 
     for time, number, duration in zip(trace.times, trace.functions, trace.durations, strict=True):

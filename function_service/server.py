@@ -72,7 +72,8 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
         await pool.start()
         snapshots = Snapshots(engine, pool, interpreters, settings.snapshot_memory)
         stack.push_async_callback(snapshots.close)
-        keeper = Keeper(policies.choose(settings.keep_alive, settings.keep_alive_memory / (1 << 20)))
+        budget, thrift = settings.keep_alive_memory / (1 << 20), settings.keep_alive_thrift
+        keeper = Keeper(policies.choose(settings.keep_alive, budget, thrift))
         fleet = Fleet(engine, pool, snapshots, registry, layers, logs, keeper)
         stack.push_async_callback(fleet.close)
         metrics = Metrics()

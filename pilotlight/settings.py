@@ -57,6 +57,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    if re.fullmatch(r"\d+(\.\d+)?", text) is None or not 0.05 <= float(text) <= 20:
+        raise ValueError(f"{text!r} is not a number from 0.05 to 20")
+    return float(text)
+
+
 def _folder(text: str) -> Path:
     if not text:
         raise ValueError("an empty path was given")
@@ -108,12 +114,18 @@ class Settings:
         parse_size,
         "what idle functions may take with greedy-dual, by their memory limits, such as 1GB",
     )
+    keep_alive_thrift: float = _setting(
+        0.94,
+        _share,
+        "what idle functions may take with ember, over what ten minutes for each would, such as 1.25",
+    )
     snapshot_memory: int = _setting(
         1 << 30,
         parse_size,
         "what the snapshots of functions with slow imports may take together, such as 1GB; 0 for none",
     )
     queue: int = _setting(1000, _count, "how many calls may wait for one function")
+    gateways: int = _setting(1, _count, "how many gateway processes share the port")
 
     @classmethod
     def load(cls, environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> Self:

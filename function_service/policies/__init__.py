@@ -27,11 +27,14 @@ __all__ = [
 ]
 
 
-def choose(name: str, budget: float) -> Policy:
-    """Return a new policy by its name, one of NAMES; `budget` in MB bounds "greedy-dual"."""
+def choose(name: str, budget: float, thrift: float) -> Policy:
+    """Return a new policy by its name, one of NAMES.
+
+    `budget` in MB bounds "greedy-dual", `thrift` says what "ember" may waste, over ten minutes for each.
+    """
     match name:
         case "ember":
-            return Ember()
+            return Ember(thrift=thrift)
         case "fixed":
             return Fixed()
         case "histogram":

@@ -21,7 +21,8 @@ periodic, and nothing for what is never called again.
   most cold starts. It is steered so that all functions together waste a share (`thrift`) of what keeping each
   for ten minutes would have wasted, which is known from the same idle times.
 - Layers demote by the same rule: a lower one takes less memory and saves a part of a cold start, so it is
-  held down to a lower hazard. Tiers of what is kept are SOCK's idea (Oakes et al., USENIX ATC 2018).
+  held down to a lower hazard. Tiers of what is kept are SOCK's idea (Oakes et al., USENIX ATC 2018). The
+  budget is of code alone: all functions of a runtime share a few blank sandboxes, however many want one.
 
 The histogram with pre-warming is due to Shahrad et al. (USENIX ATC 2020), memory by value and size to
 Fuerst & Sharma (ASPLOS 2021).
@@ -114,10 +115,7 @@ class Ember:
 
     def settle(self, idle: float, size: float, decision: Decision, now: float) -> None:
         """Book what an idle time cost, and what it would have cost with ten minutes. Adapt the price."""
-        held = decision.held(idle)
-        self._spent += held[Layer.CODE - 1] * size
-        for tier in self.tiers:
-            self._spent += held[tier.layer - 1] * tier.size
+        self._spent += decision.held(idle)[Layer.CODE - 1] * size
         self._allowed += min(idle, _BASELINE) * size * self.thrift
         if now >= self._next_look:
             self._next_look = now + _PERIOD

@@ -70,19 +70,21 @@ class TestDecision:
 class TestEveryPolicy:
     @given(idle_times=gaps)
     def test_its_timetable_is_in_order_and_starts_at_once(self, name, idle_times):
-        steps = decided(choose(name, 1000.0), idle_times).steps
+        steps = decided(choose(name, 1000.0, 0.94), idle_times).steps
         assert steps[0].after == 0
         assert all(one.after < next_.after for one, next_ in pairwise(steps))
 
     @given(idle_times=gaps)
     def test_the_same_past_gives_the_same_decision(self, name, idle_times):
-        assert decided(choose(name, 1000.0), idle_times) == decided(choose(name, 1000.0), idle_times)
+        assert decided(choose(name, 1000.0, 0.94), idle_times) == decided(
+            choose(name, 1000.0, 0.94), idle_times
+        )
 
     @given(idle_times=gaps, later=gaps)
     def test_what_comes_later_does_not_change_what_was_decided(self, name, idle_times, later):
-        found, now = history(choose(name, 1000.0), idle_times)
+        found, now = history(choose(name, 1000.0, 0.94), idle_times)
         before = found.decide(now)
-        again, _ = history(choose(name, 1000.0), idle_times)
+        again, _ = history(choose(name, 1000.0, 0.94), idle_times)
         taken = again.decide(now)
         for idle in later:
             again.record(now + idle, now + idle + 1)
@@ -90,7 +92,7 @@ class TestEveryPolicy:
         assert before == taken
 
     def test_calls_that_overlap_or_come_late_are_taken(self, name):
-        found = choose(name, 1000.0).track("f", 128.0)
+        found = choose(name, 1000.0, 0.94).track("f", 128.0)
         for started, ended in ((10, 100), (20, 30), (5, 6), (101, 102)):
             found.record(started, ended)
         assert found.decide(102.0).steps
@@ -98,7 +100,7 @@ class TestEveryPolicy:
 
 def test_an_unknown_policy_is_refused():
     with pytest.raises(ValueError, match="there are ember, fixed, histogram, greedy-dual"):
-        choose("eternal", 1.0)
+        choose("eternal", 1.0, 0.94)
 
 
 def test_fixed_keeps_for_its_time_whatever_comes():

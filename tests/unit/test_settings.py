@@ -1,0 +1,23 @@
+"""What an operator can set: how it is read, and that a bad value is refused with its name and a remedy."""
+
+import pytest
+
+from pilotlight.problems import Problem
+from pilotlight.settings import Settings
+
+
+def test_flags_win_over_the_environment_and_that_over_the_default():
+    environ = {"PILOTLIGHT_KEEP_ALIVE_THRIFT": "1.25", "PILOTLIGHT_SNAPSHOT_MEMORY": "256MB"}
+    found = Settings.load(environ, {"keep_alive_thrift": "0.5", "snapshot_memory": None})
+    assert (found.keep_alive_thrift, found.snapshot_memory, found.queue) == (0.5, 256 << 20, 1000)
+
+
+def test_services_read_what_was_set():
+    found = Settings.load({"PILOTLIGHT_KEEP_ALIVE_THRIFT": "1.25"})
+    assert Settings.load(found.environment()) == found
+
+
+@pytest.mark.parametrize("text", ["much", "-1", "0", "nan", "1000", "1e3", ""])
+def test_a_thrift_that_is_none_is_refused(text):
+    with pytest.raises(Problem, match=r"--keep-alive-thrift: .* is not a number from 0\.05 to 20"):
+        Settings.load({}, {"keep_alive_thrift": text})
