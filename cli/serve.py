@@ -70,12 +70,15 @@ def run_service(
     *,
     lifeline: socket.socket | None = None,
     port: socket.socket | None = None,
+    private: socket.socket | None = None,
+    number: int | None = None,
 ) -> int:
     """Run one service until it is told to stop, and return the exit code.
 
-    `lifeline` leads to `up`; `port` is the gateway's listener where `up` has bound it. Raises Problem.
+    `lifeline` leads to `up`; `port` and `private` are the gateway's listeners where `up` has bound them, for
+    several gateways, each with its `number`. Raises Problem.
     """
-    configure_logging(service)
+    configure_logging(service if number is None or settings.gateways == 1 else f"{service}/{number}")
     data = DataFolder(settings.data)
     if lifeline is None:
         prepare(data)
@@ -87,10 +90,11 @@ def run_service(
 
     # What a service must read of this machine while it may: its user can see little of it
     prepared = {"host": module.prepare()} if hasattr(module, "prepare") else {}
+    listening = {"listener": port, "private": private, "number": number} if port is not None else {}
     if service != "function-service":
         privileges.drop(privileges.SERVICE_UID, keep=_kept(service, data))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(module, settings, data, lifeline, port, prepared))
+        runner.run(_serve(module, settings, data, lifeline, prepared | listening))
     return 0
 
 
@@ -105,8 +109,7 @@ async def _serve(
     settings: Settings,
     data: DataFolder,
     lifeline: socket.socket | None,
-    port: socket.socket | None,
-    prepared: dict[str, Any],
+    given: dict[str, Any],
 ) -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -128,9 +131,8 @@ async def _serve(
     if lifeline is not None:
         lifeline.setblocking(False)
         loop.add_reader(lifeline, _lifeline_ended, loop, lifeline, stop)
-    listening = {"listener": port} if port is not None else {}
     try:
-        await module.serve(settings, data, stopping=stopping, ready=ready, **listening, **prepared)
+        await module.serve(settings, data, stopping=stopping, ready=ready, **given)
     finally:
         if lifeline is not None:
             loop.remove_reader(lifeline)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import groupby
 
 from cli.serve import READY, STOP_WITHIN
 from pilotlight.descriptors import readable_once
@@ -29,9 +30,19 @@ _HEALTHY_AFTER = 30.0  # seconds of running after which the pause starts from it
 class Service:
     """One service process, and its successors."""
 
-    def __init__(self, name: str, descriptors: dict[str, int], environment: dict[str, str]) -> None:
-        """`descriptors` are handed over, each as the flag of that name."""
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        descriptors: dict[str, int],
+        environment: dict[str, str],
+        *,
+        number: int | None = None,
+        several: bool = False,
+    ) -> None:
+        """`descriptors` are handed over, each as the flag of that name, and so is `number`."""
+        self.command = name
+        self.name = f"{name}/{number}" if several else name
+        self._number = number
         self.ready = asyncio.Event()
         self._descriptors = descriptors
         self._environment = environment
@@ -76,11 +87,13 @@ class Service:
 
     def _start(self, lifeline: int) -> "subprocess.Popen[bytes]":
         handed = {"lifeline": lifeline, **self._descriptors}
+        if self._number is not None:
+            handed["number"] = self._number
         flags = [word for flag, number in handed.items() for word in (f"--{flag}", str(number))]
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "cli.main", self.name, *flags],
+            [sys.executable, "-P", "-m", "cli.main", self.command, *flags],
             env=self._environment,
-            pass_fds=tuple(handed.values()),
+            pass_fds=(lifeline, *self._descriptors.values()),
             stdin=subprocess.DEVNULL,
             stdout=2,  # stdout is for the one line that tells that the platform is ready
             start_new_session=True,  # Ctrl-C is for `up`, which stops the services in order
@@ -123,7 +136,7 @@ class Supervisor:
     """The services together."""
 
     def __init__(self, services: list[Service]) -> None:
-        """`services` stand in the order of starting; they stop in the opposite order."""
+        """`services` stand in the order of starting; they stop in the opposite one, a kind at once."""
         self._services = services
 
     async def run(self, stopping: asyncio.Event, start_within: float, serving: Callable[[], None]) -> None:
@@ -138,8 +151,8 @@ class Supervisor:
                 try:
                     await self._live(stopping, start_within, serving)
                 finally:
-                    for service in reversed(self._services):
-                        await service.stop()
+                    for _, kind in groupby(reversed(self._services), lambda service: service.command):
+                        await asyncio.gather(*(service.stop() for service in kind))
         except ExceptionGroup as group_of_one:
             raise group_of_one.exceptions[0] from None
 

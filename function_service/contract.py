@@ -94,7 +94,8 @@ class Ended(Struct, frozen=True, tag=True):
 class Wanted(Struct, frozen=True, tag=True):
     """Another gateway waits for an instance of this function: give back one that has no call under way.
 
-    Where all have, send no new call on the one that will be done first, and release it when it is.
+    Where all have, send no new call on one of them, and release it when its calls have ended. This is told
+    again as long as the other one waits.
     """
 
     function: str

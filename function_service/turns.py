@@ -8,9 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-_SHORTEST = 0.05
-"""Seconds between two times that gateways are asked for instances of the same function: a change of hands
-costs some messages, and the time of calls that could have been answered meanwhile."""
+_ASK_EVERY = 0.05  # seconds; what could not be given back before may be now
 
 Ticket = asyncio.Future[None]
 
@@ -20,7 +18,6 @@ class Turns:
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Ticket]] = {}
-        self._asked: dict[str, float] = {}  # when gateways were asked last, on the loop's clock
 
     def is_due(self, function: str, ticket: Ticket | None) -> bool:
         """Whether nobody waits longer. `ticket` is what `wait` returned, None for who has just come."""
@@ -32,8 +29,8 @@ class Turns:
     ) -> Ticket:
         """Wait until it is worth to look again; return the ticket with which to `wait` on, or to `leave`.
 
-        Calls `ask` from time to time as long as nobody waits longer. Raises TimeoutError at the deadline, on
-        the loop's clock; the ticket is left then, as where the wait is cancelled.
+        Calls `ask` at once and from time to time, unless somebody waits longer. Raises TimeoutError at the
+        deadline, on the loop's clock; the ticket is left then, as where the wait is cancelled.
         """
         loop = asyncio.get_running_loop()
         fresh: Ticket = loop.create_future()
@@ -48,18 +45,12 @@ class Turns:
                 if now >= deadline:
                     raise TimeoutError
                 if queue[0] is fresh:
-                    self._ask(function, now, ask)
-                await asyncio.wait([fresh], timeout=min(_SHORTEST, deadline - now))
+                    ask()
+                await asyncio.wait([fresh], timeout=min(_ASK_EVERY, deadline - now))
         except BaseException:
             self.leave(function, fresh)
             raise
         return fresh
-
-    def _ask(self, function: str, now: float, ask: Callable[[], None]) -> None:
-        self._asked = {name: when for name, when in self._asked.items() if now < when + _SHORTEST}
-        if function not in self._asked:
-            self._asked[function] = now
-            ask()
 
     def leave(self, function: str, ticket: Ticket) -> None:
         """Wait no more. The next one looks whether there is something for it too."""

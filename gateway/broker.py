@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 _RELEASE_WITHIN = 10.0  # seconds
 _STOP_WITHIN = 5.0  # seconds until an instance that is killed must be dead
 _DIAGNOSE_WITHIN = 3.0  # seconds; the service itself waits up to one
+_SHORTEST_TURN = 0.05  # seconds that a busy lease is kept though another gateway wants it
 _PAUSE = 0.25  # seconds before an instance is asked for again after that failed
 _MAY_PASS = frozenset({"no-capacity", "unavailable", "overloaded"})
 
@@ -76,10 +77,10 @@ class Broker:
 
     def _leave(self, waiter: Waiter) -> None:
         function, handed = waiter.owner, waiter.handed
+        waiter.left = function.vain()
         if handed.done() and not handed.cancelled() and handed.exception() is None:
             self.give_back(handed.result())  # it was handed over in the moment of leaving
             return
-        waiter.left = function.vain()
         with contextlib.suppress(ValueError):
             function.waiters.remove(waiter)
         for task in function.surplus():
@@ -174,12 +175,15 @@ class Broker:
     def spare(self, function: str) -> None:
         """Give a lease back for another gateway: an idle one, else that with the fewest calls when they end.
 
-        Nothing is done while another one is on its way back already.
+        A busy one stays for a while first: changing hands costs some messages, and the time of calls that
+        could have been answered meanwhile. Nothing is done while another one is on its way back already.
         """
         leases = self._functions.get(function)
         if leases is None or leases.draining or not leases.open:
             return
         held = min(leases.open, key=lambda each: each.busy)
+        if held.busy and asyncio.get_running_loop().time() - held.since < _SHORTEST_TURN:
+            return  # we are told again
         self._drain(held)
         self._ask(leases)
 

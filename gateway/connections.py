@@ -5,7 +5,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -211,7 +211,9 @@ class Front:
             return connection
 
         if listener.family == socket.AF_UNIX:
-            self._listeners.append(await loop.create_unix_server(accept, sock=listener, backlog=1024))
+            # Other gateways may share it, so its path stays. uvloop's: asyncio has it from Python 3.13 on
+            keep: dict[str, Any] = {"cleanup_socket": False}
+            self._listeners.append(await loop.create_unix_server(accept, sock=listener, backlog=1024, **keep))
         else:
             self._listeners.append(await loop.create_server(accept, sock=listener, backlog=1024))
 

@@ -40,6 +40,7 @@ class HeldLease:
         self.generation = generation  # of the connection to the function service
         self.state = State.OPEN
         self.busy = 0
+        self.since = asyncio.get_running_loop().time()
         self.idle_since = 0.0
         self.address = sockets.address(Path(lease.socket))
         self.stopped = ""  # why we stopped the instance, for the other calls on it

@@ -5,6 +5,7 @@ Shutdown: not ready → accept no more → let running calls end → break off t
 
 import asyncio
 import logging
+import math
 import resource
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
@@ -20,6 +21,7 @@ from gateway.connections import CallerConnection, Front, Handler
 from gateway.control import ControlApi
 from gateway.follow import Follower
 from gateway.invoke import Calls
+from gateway.ledger import Ledger
 from gateway.meter import Meter
 from gateway.quick import Quick
 from gateway.relay import Relay
@@ -41,19 +43,25 @@ async def serve(
     data: DataFolder,
     *,
     listener: socket.socket,
+    private: socket.socket | None = None,
+    number: int | None = None,
     stopping: asyncio.Event,
     ready: Callable[[], None],
 ) -> None:
     """Serve on listener, which is bound, and on the private socket, until stopping is set.
 
+    Where this is one of several gateways, they share both, and `number` says which of them it is, from 1 on;
+    else `private` is made here.
     `ready` is called once the functions are known. Until then calls are refused as `unavailable`.
     """
     _allow_many_connections()
     client = FunctionServiceClient.connect(data)
     routes = Routes()
-    broker = Broker(client.invocations, settings.queue)
+    gateways = 1 if number is None else settings.gateways
+    broker = Broker(client.invocations, math.ceil(settings.queue / gateways))
     client.connection.on_orphan["Invocations.acquire"] = broker.orphaned
-    meter = Meter(broker.queues, broker.counts, lambda: routes.table.routes if routes.table else None)
+    ledger = Ledger(data.run, number or 1, gateways)
+    meter = Meter(broker.queues, broker.counts, lambda: routes.table.routes if routes.table else None, ledger)
     reports = Reports(client.invocations, meter)
     follower = Follower(client.invocations, routes, broker)
     builder = Relay("builder", data.socket("builder"), settings.max_body)
@@ -74,16 +82,17 @@ async def serve(
     quick = Quick(routes, broker, calls, settings.max_body)
     front = Front(runner, routing.PREFIX, quick)
     front.divert(_divider(calls))
-    private = data.socket("gateway")
+    inside = private or sockets.listen(data.socket("gateway"))
     try:
         async with asyncio.TaskGroup() as group:
             background = [
                 group.create_task(follower.run(), name="follow the function service"),
                 group.create_task(reports.run(), name="report calls"),
+                group.create_task(meter.run(), name="write counts down"),
             ]
             try:
                 await front.listen(listener, inside=False)
-                await front.listen(sockets.listen(private), inside=True)
+                await front.listen(inside, inside=True)
                 await _first(follower.known.wait(), stopping.wait())
                 if not stopping.is_set():
                     ready()
@@ -101,7 +110,8 @@ async def serve(
         await broker.close(_GIVE_BACK)
         await runner.cleanup()
         await client.close()
-        private.unlink(missing_ok=True)
+        if private is None:
+            data.socket("gateway").unlink(missing_ok=True)
 
 
 def _allow_many_connections() -> None:

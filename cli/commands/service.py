@@ -11,10 +11,18 @@ from cli.serve import run_service
 
 @click.command(epilog=flags.EPILOG)
 @flags.settings
-@flags.descriptors("lifeline", "listener", "claim")
+@flags.descriptors("lifeline", "listener", "private", "number", "claim")
 @click.pass_context
 def command(
-    context: click.Context, /, *, lifeline: int | None, listener: int | None, claim: int | None, **chosen: Any
+    context: click.Context,
+    /,
+    *,
+    lifeline: int | None,
+    listener: int | None,
+    private: int | None,
+    number: int | None,
+    claim: int | None,
+    **chosen: Any,
 ) -> int:
     """Serve until SIGINT or SIGTERM, as the service that the command is called after."""
     if claim is not None:
@@ -25,4 +33,6 @@ def command(
         flags.chosen(chosen),
         lifeline=flags.adopt(lifeline),
         port=flags.adopt(listener),
+        private=flags.adopt(private),
+        number=number,
     )

@@ -18,6 +18,7 @@ from cli.client import Platform
 from cli.commands import flags
 from cli.serve import SERVICES, configure_logging, prepare
 from cli.supervisor import Service, Supervisor
+from pilotlight import sockets
 from pilotlight.datafolder import DataFolder
 from pilotlight.problems import Problem
 from pilotlight.settings import Settings, for_services
@@ -56,15 +57,15 @@ async def _run(
 ) -> None:
     """Run the services; the end of `lifeline` tells that the program which started this one is gone."""
     environment = for_services(settings)
-    services = [
-        Service(
-            name,
-            {"claim": claim} | ({"listener": port.fileno()} if name == "gateway" else {}),
-            environment,
-        )
-        for name in SERVICES
+    private = sockets.listen(data.socket("gateway"))
+    gateway = {"claim": claim, "listener": port.fileno(), "private": private.fileno()}
+    several = settings.gateways > 1
+    gateways = [
+        Service("gateway", gateway, environment, number=number, several=several)
+        for number in range(1, settings.gateways + 1)
     ]
-    supervisor = Supervisor(services)
+    others = [Service(name, {"claim": claim}, environment) for name in SERVICES if name != "gateway"]
+    supervisor = Supervisor([*others, *gateways])
     stopping = asyncio.Event()
 
     def signalled(number: signal.Signals) -> None:

@@ -571,6 +571,9 @@ async def test_a_busy_lease_is_given_back_when_its_calls_have_ended_and_one_at_a
     (first, _), (second, _) = await asyncio.gather(*tasks)
     waiting = calls(broker, 1, on)
     broker.spare("f")
+    assert not broker._functions["f"].draining, "it has just begun to use them"
+    first.since = second.since = 0.0
+    broker.spare("f")
     broker.spare("f")
     await spin()
     assert service.released == []
@@ -581,3 +584,19 @@ async def test_a_busy_lease_is_given_back_when_its_calls_have_ended_and_one_at_a
     (third, _) = await waiting[0]
     broker.give_back(third)
     broker.spare("unknown")
+
+
+async def test_a_call_whose_time_runs_out_as_it_is_handed_a_slot_is_told_so(
+    broker: Broker, service: Service
+) -> None:
+    waiter = broker.queue(route())
+    leaving = asyncio.create_task(broker.slot(waiter))
+    await spin()
+    service.grant()
+    async with asyncio.timeout(5):
+        while not waiter.handed.done():
+            await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    assert waiter.left is not None
+    assert waiter.left.kind == "timeout"
