@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from function_service import logs
+from function_service import journal, logs
 from function_service.contract import LogLine
 from function_service.logs import LogBook
 
@@ -25,7 +25,7 @@ def test_the_last_lines_are_told_oldest_first(tmp_path: Path) -> None:
 def test_what_is_kept_is_bounded_and_goes_on_over_the_two_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "_FILE", 10_000)
+    monkeypatch.setattr(journal, "_FILE", 10_000)
     book = LogBook(tmp_path)
     for number in range(1000):
         book.append("f", [line(number, f"{number} " + "x" * 50)])

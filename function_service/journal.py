@@ -1,0 +1,79 @@
+"""Entries of one kind by function, on disk: each function's in two files of bounded size."""
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import msgspec
+
+_log = logging.getLogger(__name__)
+_FILE = 4 << 20  # bytes; at that size a file becomes the older one of the two
+
+E = TypeVar("E", bound=msgspec.Struct)
+
+
+class Journal(Generic[E]):
+    """The entries of all functions, in one folder, one JSON object a line."""
+
+    def __init__(self, folder: Path, kind: type[E], what: str) -> None:
+        """`what` names the entries where some are lost, such as `Logs of functions`."""
+        self._folder = folder
+        self._decoder = msgspec.json.Decoder(kind)
+        self._what = what
+        self._failing = False
+
+    def _files(self, function: str) -> tuple[Path, Path]:
+        return self._folder / f"{function}.old.jsonl", self._folder / f"{function}.jsonl"
+
+    def append(self, function: str, entries: Sequence[E]) -> None:
+        """Keep entries. Those that the disk has no room for are lost, which is logged once."""
+        older, newer = self._files(function)
+        try:
+            with newer.open("ab") as file:
+                file.write(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
+                full = file.tell() > _FILE
+            if full:
+                newer.replace(older)
+            self._failing = False
+        except OSError as error:
+            if not self._failing:
+                _log.error("%s are being lost: %s", self._what, error)
+            self._failing = True
+
+    def tail(self, function: str, count: int) -> list[E]:
+        """Return the last entries, oldest first."""
+        return list(deque(self.entries(function), maxlen=count))
+
+    def entries(self, function: str, holding: bytes = b"") -> Iterator[E]:
+        """Yield the entries of a function, oldest first; those whose JSON holds some bytes."""
+        for path in self._files(function):
+            if not path.exists():
+                continue
+            with path.open("rb") as file:
+                for raw in file:
+                    if holding not in raw:
+                        continue
+                    try:
+                        yield self._decoder.decode(raw)
+                    except msgspec.DecodeError:
+                        continue  # the last line of a process that was killed while it wrote
+
+    def functions(self) -> list[str]:
+        """List the functions that have entries."""
+        names = {
+            path.name.removesuffix(".jsonl").removesuffix(".old") for path in self._folder.glob("*.jsonl")
+        }
+        return sorted(names)
+
+    def delete(self, function: str) -> None:
+        """Forget the entries of a function."""
+        for path in self._files(function):
+            path.unlink(missing_ok=True)
+
+    def delete_others(self, functions: Iterable[str]) -> None:
+        """Forget the entries of all functions that are not among these."""
+        kept = {path for function in functions for path in self._files(function)}
+        for path in set(self._folder.glob("*.jsonl")) - kept:
+            path.unlink(missing_ok=True)
