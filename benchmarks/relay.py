@@ -1,10 +1,11 @@
 """The bare relay beside which warm calls are held: two hops on the libraries of the platform, no policy.
 
-    python -m benchmarks.relay SOCKET
+    python -m benchmarks.relay SOCKET [aiohttp]
 
 The front (uvloop and httptools, one process) takes HTTP on a free port of 127.0.0.1, which it prints, parses
-a request, writes it to a kept connection to the back, parses the answer, and passes it on. The back answers
-`hello` on a Unix socket. No routes, keys, limits, queues, receipts, streaming or errors. Both end with stdin.
+a request, writes it to a kept connection to the back, parses the answer, and passes it on. With `aiohttp`, it
+takes requests through aiohttp's low-level server, whose own responses it leaves out. The back answers `hello`
+on a Unix socket. No routes, keys, limits, queues, receipts, streaming or errors. Both end with stdin.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from collections.abc import Awaitable, Callable
 
 import httptools
 import uvloop
+from aiohttp import web
 
 _HELLO = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 5\r\n\r\nhello"
 
@@ -119,6 +121,46 @@ class Front(asyncio.Protocol):
         upstream.ask(message, self._transport.write)
 
 
+class Passed(web.StreamResponse):
+    """What aiohttp gets for an answer that has been written already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keep_alive = True
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Do nothing."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Do nothing."""
+
+
+class AiohttpFront:
+    """Passes each request on, which aiohttp's low-level server has parsed."""
+
+    def __init__(self, socket: str, free: list[Upstream]) -> None:
+        self._socket = socket
+        self._free = free
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[bytes] = loop.create_future()
+        head = [b"%s: %s\r\n" % field for field in request.raw_headers]
+        message = b"%s %s HTTP/1.1\r\n%s\r\n" % (
+            request.method.encode(),
+            request.raw_path.encode(),
+            b"".join(head),
+        )
+        if self._free:
+            upstream = self._free.pop()
+        else:
+            _, upstream = await loop.create_unix_connection(lambda: Upstream(self._free), self._socket)
+        upstream.ask(message, answered.set_result)
+        await request.writer.write(await answered)
+        return Passed()
+
+
 async def _until_stdin_ends() -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -133,10 +175,13 @@ async def _back(socket: str, ready: int) -> None:
     await _until_stdin_ends()
 
 
-async def _front(socket: str) -> None:
+async def _front(socket: str, *, on_aiohttp: bool) -> None:
     free: list[Upstream] = []
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Front(socket, free), "127.0.0.1", 0)
+    made: Callable[[], asyncio.Protocol] = lambda: Front(socket, free)  # noqa: E731
+    if on_aiohttp:
+        made = web.Server(AiohttpFront(socket, free).answer, access_log=None)
+    server = await loop.create_server(made, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await _until_stdin_ends()
 
@@ -152,7 +197,7 @@ def main() -> int:
     else:
         os.close(tell)
         os.read(ready, 1)
-        role = _front(socket)
+        role = _front(socket, on_aiohttp=sys.argv[2:] == ["aiohttp"])
     uvloop.run(role)
     return 0
 

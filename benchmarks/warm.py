@@ -1,6 +1,7 @@
 """`pilotlight bench warm`: what the platform adds to a warm call, and what a call costs of a core.
 
-Beside it stand the instance called directly, and a bare relay of two hops on the same libraries (relay.py).
+Beside it stand the instance called directly, and bare relays of two hops on the same libraries (relay.py):
+one on uvloop and httptools alone, and one whose first hop is aiohttp's low-level server.
 """
 
 import argparse
@@ -22,7 +23,8 @@ from benchmarks.rounds import Progress
 _ROUNDS = 10
 _CONNECTIONS = (1, 8, 64)
 _NAME = "concurrent"
-_THROUGH, _DIRECT, _RELAY = "through the platform", "the instance directly", "a bare relay"
+_THROUGH, _DIRECT = "through the platform", "the instance directly"
+_RELAY, _ON_AIOHTTP = "a bare relay", "a bare relay on aiohttp"
 
 
 @dataclass
@@ -59,15 +61,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure the three in turn, slice by slice. Raises Problem."""
     run = options.Run("warm", arguments)
     seconds = arguments.seconds or (0.3 if arguments.quick else 1.0)
-    with platform.running() as target, relay() as (port, pid), load.client() as client:
+    with (
+        platform.running() as target,
+        relay() as (port, pid),
+        relay("aiohttp") as (slower_port, slower_pid),
+        load.client() as client,
+    ):
         _deploy(target)
-        progress = Progress("warm", len(_CONNECTIONS) * options.rounds(arguments) * 3)
+        progress = Progress("warm", len(_CONNECTIONS) * options.rounds(arguments) * 4)
         for connections in _CONNECTIONS:
             path = f"/function/{_NAME}"
             targets = [
                 _Target(_THROUGH, target.address, path, target.pid),
                 _Target(_DIRECT, target.socket(_NAME), "/", None),
                 _Target(_RELAY, ("127.0.0.1", port), "/", pid),
+                _Target(_ON_AIOHTTP, ("127.0.0.1", slower_port), "/", slower_pid),
             ]
             for each in targets:
                 _Target(each.name, each.address, each.path, None).measure(client, connections, 0.2)
@@ -80,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
             run.plots.append(_plot(targets, connections))
     run.notes.append(
         "Requests/s per core are requests for each second of processor time of all processes that answer "
-        "them: the platform's with its sandboxes, and the relay's two. The client is not counted. The "
+        "them: the platform's with its sandboxes, and each relay's two. The client is not counted. The "
         "intervals are those of the medians of slices, n of them."
     )
     return run.finish()
@@ -95,10 +103,10 @@ def _deploy(target: Platform) -> None:
 
 
 @contextlib.contextmanager
-def relay() -> Iterator[tuple[int, int]]:
-    """Run the bare relay; give its port and the process id of its front, whose child the back is."""
+def relay(*words: str) -> Iterator[tuple[int, int]]:
+    """Run a bare relay; give its port and the process id of its front, whose child the back is."""
     with tempfile.TemporaryDirectory() as folder:
-        command = (sys.executable, "-P", "-m", "benchmarks.relay", str(Path(folder, "back.sock")))
+        command = (sys.executable, "-P", "-m", "benchmarks.relay", str(Path(folder, "back.sock")), *words)
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -109,14 +117,14 @@ def relay() -> Iterator[tuple[int, int]]:
 
 
 def _figures(run: options.Run, targets: list[_Target], connections: int) -> Iterator[Figure]:
-    through, direct, bare = targets
+    through, direct, *bare = targets
     suffix = _connections(connections)
     for each in targets:
         beside = None if each is direct else (f"{direct.name}, {suffix}", direct.microseconds)
         yield report.of_slices(
             f"{each.name}, {suffix}", "µs", each.microseconds, chance=run.chance, baseline=beside
         )
-    for each in (through, bare):
+    for each in (through, *bare):
         yield report.added(
             f"added by {'the platform' if each is through else each.name}, {suffix}",
             "µs",
@@ -125,17 +133,19 @@ def _figures(run: options.Run, targets: list[_Target], connections: int) -> Iter
             chance=run.chance,
         )
     for name, kind in (("requests/s", "per_second"), ("requests/s per core", "per_core")):
-        own, theirs = getattr(through, kind), getattr(bare, kind)
-        beside_name = f"{name}, {bare.name}, {suffix}"
-        yield report.figure(
-            f"{name}, platform, {suffix}",
-            "1/s",
-            own,
-            chance=run.chance,
-            better="higher",
-            baseline=(beside_name, theirs),
-        )
-        yield report.figure(beside_name, "1/s", theirs, chance=run.chance, better="higher")
+        for each in bare:
+            row = "platform" if each is bare[0] else f"platform, beside {each.name}"
+            beside_name = f"{name}, {each.name}, {suffix}"
+            own, theirs = getattr(through, kind), getattr(each, kind)
+            yield report.figure(
+                f"{name}, {row}, {suffix}",
+                "1/s",
+                own,
+                chance=run.chance,
+                better="higher",
+                baseline=(beside_name, theirs),
+            )
+            yield report.figure(beside_name, "1/s", theirs, chance=run.chance, better="higher")
 
 
 def _connections(count: int) -> str:
