@@ -121,7 +121,7 @@ def forwarding(given: CIMultiDictProxy[str], origin: Origin) -> bytes:
 
 def withheld(given: CIMultiDictProxy[str], keys: Mapping[str, str], *, trace_taken: bool) -> frozenset[bytes]:
     """Return which headers of a request are not for the function: a key of the platform, for one."""
-    dropped = _NONE if trace_taken else _TRACESTATE
+    dropped = _NONE if trace_taken or "tracestate" not in given else _TRACESTATE
     if "Authorization" in given and any(
         admission.key_id(one, keys) is not None for one in given.getall("Authorization")
     ):

@@ -60,7 +60,7 @@ class CallerConnection(RequestHandler):
         if free and quick.again(self, data):
             return
         glance.feed(data)
-        if free and glance.whole and glance.begun == 1 and not glance.lost and quick.first(self, data):
+        if free and glance.plain and quick.first(self, data):
             return
         if self.begun is not None:
             quick.hand_over(self.begun)  # aiohttp must see it before what has come now

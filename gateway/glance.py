@@ -4,15 +4,16 @@ import httptools
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from function_service.contract import RouteTable
-from gateway import admission, headers
+from gateway import headers
 from gateway.call import Origin, calling, forwarding, withheld
 from gateway.headers import Fields
 from gateway.identity import identify
 
 _MOST_HEADERS = 64  # of a plain request; aiohttp refuses more than 128
+_NO_BODY = ["0"]
 _LONGEST = 8 << 10  # bytes of a plain request's head; aiohttp's own limits lie above
 # Headers that ask for more than an answer to a request that has come as a whole
-_NOT_PLAIN = frozenset({"Expect", "Upgrade", "Transfer-Encoding", "TE", "Trailer", "Proxy-Connection"})
+_NOT_PLAIN = frozenset({b"expect", b"upgrade", b"te", b"trailer", b"proxy-connection"})
 
 
 class Glance:
@@ -22,13 +23,14 @@ class Glance:
     plain: whatever is not goes to aiohttp as it came.
     """
 
-    __slots__ = ("_parser", "begun", "fields", "lost", "whole")
+    __slots__ = ("_parser", "begun", "fields", "lost", "odd", "whole")
 
     def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
         self.begun = 0  # messages that began in the data that was fed last
         self.whole = True  # whether that ended where a message ends
         self.lost = False  # whether it can't tell any more
+        self.odd = False  # whether the message that began last asks for what is not plain
         self.fields: list[tuple[bytes, bytes]] = []  # of the message that began last
 
     def feed(self, data: bytes) -> None:
@@ -40,18 +42,25 @@ class Glance:
             except (httptools.HttpParserError, httptools.HttpParserUpgrade):
                 self.lost = True
 
+    @property
+    def plain(self) -> bool:
+        """Whether what was fed last is one request as a whole, with nothing in it that is not plain."""
+        return self.whole and self.begun == 1 and not self.odd and not self.lost
+
     def on_message_begin(self) -> None:
         """Note that a message begins."""
         self.begun += 1
-        self.whole = False
+        self.whole = self.odd = False
         self.fields = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Note a header. It follows no chunked message to its end: nothing bounds the trailers here."""
-        if name.lower() == b"transfer-encoding" or len(self.fields) > _MOST_HEADERS:
+        key = name.lower()
+        if key == b"transfer-encoding" or len(self.fields) > _MOST_HEADERS:
             self.lost = True
         else:
             self.fields.append((name, value.rstrip(b" \t")))
+            self.odd = self.odd or key in _NOT_PLAIN
 
     def on_message_complete(self) -> None:
         """Note that the message is complete."""
@@ -61,7 +70,9 @@ class Glance:
 class Plain:
     """The headers of a plain request, and what follows from them: the next request often has the same."""
 
-    __slots__ = ("block", "caller", "key", "length", "lines", "request_id", "table", "traceparent")
+    __slots__ = (
+        "authorization", "block", "caller", "length", "lines", "request_id", "table", "traceparent",
+    )  # fmt: skip
 
     def __init__(
         self, block: bytes, length: int, fields: Fields, given: CIMultiDictProxy[str], origin: Origin,
@@ -69,12 +80,12 @@ class Plain:
     ) -> None:  # fmt: skip
         self.block = block  # as it came, from behind the request line to the body
         self.length = length  # of the body
-        self.table = table  # whose keys were looked at
-        self.key = admission.key_id(given.get("Authorization"), table.keys)
+        self.table = table  # by whose keys it was judged
+        self.authorization = given.get("Authorization")
         self.caller = calling(given, origin)
         self.request_id = given.get("X-Request-Id")
         self.traceparent = given.get("traceparent")
-        _, _, taken = identify(self.request_id, self.traceparent)
+        taken = self.traceparent is not None and identify(self.request_id, self.traceparent)[2]
         # what of it goes on to the function, and who called
         self.lines = headers.passing(
             fields, given, without=withheld(given, table.keys, trace_taken=taken)
@@ -94,14 +105,15 @@ def read(fields: Fields, data: bytes, origin: Origin, table: RouteTable) -> Plai
         return None
     given = CIMultiDictProxy(
         CIMultiDict(
-            (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
-            for name, value in fields
+            [
+                (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
+                for name, value in fields
+            ]
         )
     )
-    if any(name in given for name in _NOT_PLAIN) or len(given.getall("Host", ())) != 1:
+    if len(given.getall("Host", ())) != 1:
         return None
-    lengths = given.getall("Content-Length", ("0",))
-    if lengths != ("0",) and lengths != [str(len(data) - end)]:
+    if given.getall("Content-Length", _NO_BODY) not in (_NO_BODY, [str(len(data) - end)]):
         return None
     if given.get("Connection", "keep-alive").lower() != "keep-alive":
         return None

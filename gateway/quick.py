@@ -12,8 +12,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from function_service.contract import Access
-from gateway import headers
+from gateway import admission, headers
 from gateway.broker import Broker
 from gateway.call import QuickCall
 from gateway.exchange import whole_answer
@@ -23,6 +22,7 @@ from gateway.identity import identify, lines
 from gateway.invoke import Calls
 from gateway.leases import HeldLease
 from gateway.routing import Routes
+from pilotlight.problems import Problem
 
 if TYPE_CHECKING:
     from gateway.connections import CallerConnection
@@ -73,9 +73,10 @@ class Quick:
         route = plain.table.routes.get(name.decode())
         if route is None or route.timeout < 2 * _SOON:
             return False
-        allowed = route.access is Access.PUBLIC or caller.origin.inside
-        if not allowed and (route.access is Access.INTERNAL or plain.key is None):
-            return False
+        try:
+            admission.admit(route, plain.authorization, plain.table.keys, inside=caller.origin.inside)
+        except Problem:
+            return False  # it is refused on the long way
         slot = self._broker.take(route)
         if slot is None:
             return False
