@@ -67,6 +67,7 @@ class LayerStore:
         target = self.path(digest)
         work = target.with_name(f"{new_id()}{_WORK}")
         try:
+            _make_movable(folder)
             # Moved first, so that whoever made it can't reach it by its name while it is checked
             folder.rename(work)
             if target.is_dir():
@@ -131,6 +132,17 @@ class LayerStore:
             text = (self._folder / (digest + _NOTE)).read_text()
             known = self._notes[digest] = Layer(**json.loads(text))
         return known
+
+
+def _make_movable(folder: Path) -> None:
+    """Let an ordinary user move a folder of its own: that writes into it, since `..` changes (rename(2))."""
+    if os.geteuid() == 0:
+        return
+    held = os.open(folder, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chmod(f"/proc/self/fd/{held}", 0o700)  # noqa: PTH101
+    finally:
+        os.close(held)
 
 
 def _make_read_only(top: Path) -> int:

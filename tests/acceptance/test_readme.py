@@ -68,7 +68,7 @@ def test_the_session_by_hand_runs_as_it_is_written(tmp_path):
 )
 def test_the_function_of_each_language_answers(up, tag, file):
     if tag == "javascript" and shutil.which("node") is None:
-        pytest.skip("Node is not installed")
+        pytest.skip("this machine has no Node")
     App.make(up, f"readme-{tag}", {file: language(tag)}).deploy()
     answer = call(up, f"readme-{tag}")
     assert answer.status == 200, answer.text

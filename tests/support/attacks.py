@@ -58,9 +58,17 @@ def links(process="self"):
 """For the start of an attack: `attempt` returns the name of the error, or the answer."""
 
 
+_NO_SNAPSHOT = """
+from pilotlight import before_snapshot
+@before_snapshot
+def refuse():
+    raise RuntimeError("however slow this machine is")
+"""
+
+
 async def deploy_probes(service: Service) -> None:
     """Make the probes live: `probe` is forked from a zygote, `native` and `node` are programs of their own."""
-    await service.deploy("probe", {"handler.py": support.PROBE})
+    await service.deploy("probe", {"handler.py": _NO_SNAPSHOT + support.PROBE})
     await service.deploy("native", {"server": NATIVE_PROBE}, runtime="native", handler="server")
     for name in await service.client.builds.runtimes():
         if name.startswith("node"):

@@ -141,6 +141,9 @@ async def running(user: int, folder: Path | None = None) -> AsyncIterator[Servic
         *(sys.executable, "-c", _START, str(user if user != os.geteuid() else 0), str(root), *_pythons()),
         cwd=ROOT,
     )
+    async with asyncio.timeout(90):  # a slow machine takes its time
+        while process.returncode is None and not data.socket("function-service").exists():
+            await asyncio.sleep(0.02)
     client = FunctionServiceClient.connect(data)
 
     async def listen() -> None:
