@@ -81,10 +81,8 @@ class _Walk:
     async def _function(self, found: Found, tree: Tree, present: Revision | None) -> Revision:
         """Return the revision of one function, built and tried unless it is present as it is."""
         needs = await asyncio.to_thread(dependencies.plan, found, self.workshop.index)
-        code = await asyncio.to_thread(assemble.plan, found, tree)
-        fresh = publish.revision(
-            self.app, self.commit.id, found, code.digest, needs.digest if needs else None
-        )
+        code = await asyncio.to_thread(assemble.plan, found, tree, needs.digest if needs else None)
+        fresh = publish.revision(self.app, self.commit.id, found, code.digest, code.dependencies)
         if present is not None and present.id == fresh.id:
             await self.say(f"{found.name}: unchanged")
             return present

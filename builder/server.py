@@ -108,7 +108,7 @@ class Builder:
         self._builds = builds
         self._limits = limits
         self._repositories = Repositories(data.repositories, limits)
-        pipeline = Pipeline(data.builds, Workshop(builds, index, limits), languages)
+        pipeline = Pipeline(data.builds, Workshop(builds, data.layers, index, limits), languages)
         metrics = Metrics()
         self._pushes = Pushes(self._repositories, pipeline, metrics)
         self._hooks = HookServer(data.socket(HOOKS), self._pushes.answer)

@@ -23,6 +23,7 @@ class Workshop:
     """Where steps are carried out, and what they may use."""
 
     builds: Builds
+    layers: Path  # the folder of the layer store
     index: PackageIndex
     limits: Limits
 
@@ -31,31 +32,46 @@ class Workshop:
 
         Raises Problem `build-failed` that names the step which failed.
         """
-        # the sandbox has a user of its own; only our user can reach what lies in the builds folder
-        build.mkdir()
-        build.chmod(0o777)
+        _make(build)
         for step in steps:
-            started = time.monotonic()
-            await say(f"  {step.title}")
-            end = await self._step(found, step, build, say)
-            taken = time.monotonic() - started
-            if end.code == 0 and not end.reason:
-                await say(f"  done in {taken:.1f} s")
-                continue
-            why = end.reason or f"exit code {end.code}"
-            raise Problem(
-                "build-failed",
-                f"Function {found.name!r} can't be built: {step.title!r} failed ({why}). "
-                "What it printed stands above. Mend it, commit, and push again.",
-            )
+            why = await self._step(found, step, build, (Mount(str(found.folder), "/source"),), say)
+            if why is not None:
+                raise Problem(
+                    "build-failed",
+                    f"Function {found.name!r} can't be built: {step.title!r} failed ({why}). "
+                    "What it printed stands above. Mend it, commit, and push again.",
+                )
 
-    async def _step(self, found: Found, step: Step, build: Path, say: Say) -> Exit:
+    async def attempt(self, found: Found, step: Step, build: Path, seen: tuple[Mount, ...], say: Say) -> bool:
+        """Carry out a step that a build can do without, and tell whether it has succeeded.
+
+        It sees the folders `seen` and fills `build`, a new one.
+        """
+        _make(build)
+        why = await self._step(found, step, build, seen, say)
+        if why is not None:
+            await say(f"  goes on without ({why})")
+        return why is None
+
+    async def _step(
+        self, found: Found, step: Step, build: Path, seen: tuple[Mount, ...], say: Say
+    ) -> str | None:
+        """Carry out a step, and show it. Return why it has failed, or None."""
+        started = time.monotonic()
+        await say(f"  {step.title}")
+        end = await self._end_of(found, step, build, seen, say)
+        if end.code or end.reason:
+            return end.reason or f"exit code {end.code}"
+        await say(f"  done in {time.monotonic() - started:.1f} s")
+        return None
+
+    async def _end_of(self, found: Found, step: Step, build: Path, seen: tuple[Mount, ...], say: Say) -> Exit:
         index = self.index
         job = Job(
             runtime=found.interpreter.name,
             command=step.command,
             mounts=(
-                Mount(str(found.folder), "/source"),
+                *seen,
                 Mount(str(build), "/build", writable=True),
                 *(Mount(str(tool.folder), f"/tools/{tool.name}") for tool in step.tools),
                 *(index.mounts if step.network else ()),
@@ -83,3 +99,9 @@ class Workshop:
                         elif lines == self.limits.lines + 1:
                             await say("    … and more, which is not shown")
         raise Problem("internal", f"The run of {step.title!r} ended without saying how.")
+
+
+def _make(build: Path) -> None:
+    # the sandbox has a user of its own; only our user can reach what lies in the builds folder
+    build.mkdir()
+    build.chmod(0o777)

@@ -53,6 +53,19 @@ class Dependencies:
 
 
 @dataclass(frozen=True)
+class CompileCache:
+    """How a function's code is compiled ahead, for languages in which only loading it can do that.
+
+    The step runs code of the function, and sees it as instances do, read-only, with its dependencies.
+    What it leaves in /build becomes `folder` in the function's own layer. A build goes on without it when it
+    fails.
+    """
+
+    step: Step
+    folder: str
+
+
+@dataclass(frozen=True)
 class ImportedModule:
     """One module that a function imports, in milliseconds; `depth` says what imported it (0: the handler)."""
 
@@ -78,6 +91,7 @@ class Runtime:
     `check(folder, handler)` returns what is wrong with a handler, or None.
     `dependencies(folder, interpreter)` and `assemble(folder, interpreter)` return the build of the two
     parts of the code layer; `assemble` fills /build with the function's own files.
+    `compile_cache(interpreter, handler)` is there where code is compiled by loading it.
     `boot(interpreter)` is the command that starts the shim; None where the engine forks it (`forkable`)
     or where the function itself is the program.
     `imports` is there where the language can tell what each import costs.
@@ -94,6 +108,7 @@ class Runtime:
     dependencies: Callable[[Path, Interpreter], Dependencies | None]
     assemble: Callable[[Path, Interpreter], tuple[Step, ...]]
     boot: Callable[[Interpreter], tuple[str, ...] | None]
+    compile_cache: Callable[[Interpreter, str], CompileCache | None] | None = None
     imports: Imports | None = None
 
 

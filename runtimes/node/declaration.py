@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from runtimes import places
-from runtimes.declaration import Dependencies, Interpreter, Runtime, Step, Tool
+from runtimes.declaration import CompileCache, Dependencies, Interpreter, Runtime, Step, Tool
 
 _FOLDER = Path(__file__).parent
 _PLACES = (Path("/usr/bin/node"), Path("/usr/local/bin/node"))
-_OTHER_PLACES = ("~/.nvm/versions/node/*/bin",)
+_OTHER_PLACES = ("~/.nvm/versions/node/*/bin", "/opt/node*/bin")
 _EXECUTABLE = re.compile("node")
 _VERSION = re.compile(r"#define\s+NODE_MAJOR_VERSION\s+(\d+)")
 _OLDEST = 18  # the first with web-standard Request and Response
+_CACHING = 22  # the first that keeps compiled code, from 22.1 on
 _PROBE_SECONDS = 10.0
 _CONVENTIONS = ("handler.mjs", "handler.js", "handler.cjs")
 _LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
@@ -123,6 +124,14 @@ def assemble(folder: Path, interpreter: Interpreter) -> tuple[Step, ...]:
     return (Step("Copy and check", command, tools=(_BUILD,)),)
 
 
+def compile_cache(interpreter: Interpreter, handler: str) -> CompileCache | None:
+    """Return how the cache is made that shim/compiling.mjs uses; None where this Node has none."""
+    if int(interpreter.version) < _CACHING:
+        return None
+    command = (interpreter.executable, "/tools/node-build/compile.mjs", handler.partition(":")[0])
+    return CompileCache(Step("Compile ahead", command, tools=(_BUILD,)), ".compile-cache")
+
+
 def boot(interpreter: Interpreter) -> tuple[str, ...] | None:
     """Return the command that starts the shim, which sandboxes have at /runtime/node."""
     return (interpreter.executable, "/runtime/node/shim.mjs")
@@ -140,4 +149,5 @@ RUNTIME = Runtime(
     dependencies=dependencies,
     assemble=assemble,
     boot=boot,
+    compile_cache=compile_cache,
 )

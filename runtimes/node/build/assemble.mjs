@@ -7,7 +7,7 @@ import { basename } from "node:path";
 cpSync("/source", "/build", {
   recursive: true,
   verbatimSymlinks: true,
-  filter: (path) => basename(path) !== ".git",
+  filter: (path) => basename(path) !== ".git" && path !== "/source/.compile-cache",
 });
 const handler = process.argv[2];
 if (handler !== undefined) {

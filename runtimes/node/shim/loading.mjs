@@ -9,10 +9,9 @@ const SHAPES = "It must be a function (Request) => Response, or an object with s
 /** A function that can't be loaded; the message is what its author must know. */
 export class LoadError extends Error {}
 
-/** Import the handler ("file.mjs" or "file.mjs:export") from the working folder. Throws LoadError. */
-export async function load(handler) {
+/** Import the handler ("file.mjs" or "file.mjs:export") from a folder. Throws LoadError. */
+export async function load(handler, folder) {
   const [file, name = "default"] = handler.split(":");
-  const folder = process.cwd();
   if (!readdirSync(folder, { recursive: false }).includes(file.split("/")[0])) {
     throw new LoadError(
       `There is no ${file} in the function's folder, which holds ${listed(readdirSync(folder))}. ` +

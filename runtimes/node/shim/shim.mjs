@@ -1,30 +1,40 @@
 // The Node shim: serves a function's default export over HTTP/1.1, as contract.md has it.
 //
-// It boots with a listener on descriptor 3 and a control socket on 4, answers a request to itself so that
+// It boots with a listener on descriptor 3 and a control socket on 4, answers requests to itself so that
 // everything is warm, and then waits for the function. Node's own modules are all that it needs.
 
 import { writeSync } from "node:fs";
 import { connect, Socket } from "node:net";
 import { tmpdir } from "node:os";
+import { dirname } from "node:path";
+import { fileURLToPath } from "node:url";
 
+import { useCompiled } from "./compiling.mjs";
 import { LoadError, load } from "./loading.mjs";
 import { serve } from "./serving.mjs";
 
 const LISTENER = 3;
 const CONTROL = 4;
+const HEAD = "HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nX-Forwarded-Proto: http\r\nConnection: close\r\n";
+const REHEARSED = [
+  `POST /a?b=c ${HEAD}Content-Length: 2\r\n\r\n{}`,
+  `GET /a?b=c ${HEAD}\r\n`,
+];
 
-/** Answer a request of our own, on a socket of our own, so that the first real one finds all paths warm. */
+/** Load a function of our own and have it answer on a socket of our own: a real one finds all paths warm then. */
 async function rehearse() {
   const path = `${tmpdir()}/.pilotlight-rehearsal-${process.pid}`;
-  const handle = async (request) => Response.json({ url: request.url, body: await request.text() });
+  const handle = await load("rehearsal.mjs", dirname(fileURLToPath(import.meta.url)));
   const server = await serve({ path }, handle, 1);
-  await new Promise((resolve, reject) => {
-    const socket = connect(path);
-    socket.on("error", reject);
-    socket.on("close", resolve);
-    socket.resume();
-    socket.write("POST /a?b=c HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}");
-  });
+  for (const request of REHEARSED) {
+    await new Promise((resolve, reject) => {
+      const socket = connect(path);
+      socket.on("error", reject);
+      socket.on("close", resolve);
+      socket.resume();
+      socket.write(request);
+    });
+  }
   await new Promise((resolve) => server.close(resolve));
 }
 
@@ -56,6 +66,7 @@ async function main() {
   for (const name of Object.keys(process.env)) delete process.env[name];
   Object.assign(process.env, message.env);
   process.chdir(message.folder);
+  useCompiled(message.folder);
 
   const exited = (code) => {
     const error = `The function ends the process while it is imported, with code ${code}.`;
@@ -64,7 +75,7 @@ async function main() {
   process.once("exit", exited);
   let handle;
   try {
-    handle = await load(message.handler);
+    handle = await load(message.handler, message.folder);
   } catch (error) {
     process.removeListener("exit", exited);
     if (!(error instanceof LoadError)) throw error;

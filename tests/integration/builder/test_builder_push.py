@@ -2,6 +2,12 @@
 
 import re
 
+from toy import INTERPRETER, TOY
+
+from builder import assemble
+from builder.detect import Found
+from builder.source import Tree
+
 
 def plain(lines):
     """Return the lines with times, commits and revisions blotted out."""
@@ -238,6 +244,62 @@ async def test_equal_dependencies_are_installed_once_and_shared(platform):
     assert install.egress == ("pypi.org:443",)
     assert install.env == {"HOME": "/tmp", "SSL_CERT_FILE": "/certificates"}
     assert all(job.env == {"HOME": "/tmp"} for job in platform.builds.jobs if job is not install)
+
+
+COMPILED = '[functions.NAME]\npath = "."\nruntime = "toy"\nhandler = "compiled.toy"\n'
+
+
+async def test_code_that_only_loading_compiles_is_loaded_once_and_kept_in_its_layer(platform):
+    files = {"compiled.toy": "code ", "needs.txt": "left-pad\n"}
+    work = await platform.work("first")
+    await work.commit(files | {"pilotlight.toml": COMPILED.replace("NAME", "first")})
+    code, lines = await work.push()
+    assert code == 0
+    assert [line.strip() for line in plain(lines)][-7:-3] == [
+        "Copy the files",
+        "done in T s",
+        "Compile ahead",
+        "done in T s",
+    ]
+    revision = platform.builds.live["first"][1][0]
+    layer = platform.data.layers / revision.code
+    assert (layer / ".cache/made").read_text() == "code 1\n"
+    loading = platform.builds.jobs[-1]
+    assert {mount.target: mount.writable for mount in loading.mounts} == {
+        "/function": False,
+        "/dependencies": False,
+        "/build": True,
+    }
+    assert not (platform.data.layers / revision.dependencies / ".cache").exists()
+
+    other = await platform.work("second")
+    await other.commit(files | {"pilotlight.toml": COMPILED.replace("NAME", "second")})
+    code, lines = await other.push()
+    assert code == 0
+    assert "  code: kept (no file changed)" in lines
+
+
+async def test_code_that_cannot_be_loaded_in_a_build_goes_on_without_a_cache(platform):
+    work = await platform.work("hello")
+    await work.commit({"compiled.toy": "unloadable", "pilotlight.toml": COMPILED.replace("NAME", "hello")})
+    code, lines = await work.push()
+    assert code == 0
+    assert "    unloadable" in lines
+    assert "  goes on without (exit code 1)" in lines
+    layer = platform.data.layers / platform.builds.live["hello"][1][0].code
+    assert sorted(path.name for path in layer.iterdir()) == ["compiled.toy"]
+
+
+def test_what_has_a_part_in_compiled_code_has_one_in_its_address(tmp_path):
+    tree = Tree({"compiled.toy": "1", "compiled2.toy": "2", "handler.toy": "3"}, {}, None)
+
+    def digest(handler, dependencies):
+        found = Found("x", ".", tmp_path, TOY, INTERPRETER, handler, {})
+        return assemble.plan(found, tree, dependencies).digest
+
+    assert digest("compiled.toy", "d1") != digest("compiled.toy", "d2")
+    assert digest("compiled.toy", "d1") != digest("compiled2.toy", "d1")
+    assert digest("handler.toy", "d1") == digest("handler.toy", "d2")
 
 
 async def test_other_branches_and_tags_are_stored_and_not_deployed(platform):

@@ -20,7 +20,7 @@ from pilotlight import sockets
 from pilotlight.datafolder import DataFolder
 from pilotlight.problems import Problem
 from pilotlight.rpc import Client
-from runtimes.declaration import Dependencies, Interpreter, Runtime, Step
+from runtimes.declaration import CompileCache, Dependencies, Interpreter, Runtime, Step
 
 INTERPRETER = Interpreter("toy", "1.0", "/bin/sh")
 
@@ -43,6 +43,13 @@ def _assemble(folder: Path, interpreter: Interpreter) -> tuple[Step, ...]:
     return steps
 
 
+def _compile_cache(interpreter: Interpreter, handler: str) -> CompileCache | None:
+    if not handler.startswith("compiled"):
+        return None
+    load = f"! grep unloadable /function/{handler} && cat /function/{handler} /dependencies/* > /build/made"
+    return CompileCache(Step("Compile ahead", ("/bin/sh", "-c", load)), ".cache")
+
+
 TOY = Runtime(
     name="toy",
     title="Toy",
@@ -57,6 +64,7 @@ TOY = Runtime(
     dependencies=_dependencies,
     assemble=_assemble,
     boot=lambda interpreter: None,
+    compile_cache=_compile_cache,
 )
 GHOST = Runtime(
     name="ghost",
