@@ -10,7 +10,7 @@ import msgspec
 
 from builder.detect import Found
 from builder.steps import Say
-from function_service.contract import Access, Builds, FunctionConfig, Revision
+from function_service.contract import PLATFORM, Access, Actor, Builds, FunctionConfig, Revision
 from pilotlight.problems import Problem
 
 T = TypeVar("T")
@@ -51,9 +51,9 @@ async def verify(builds: Builds, fresh: Revision, say: Say) -> None:
     await say(f"  starts, in {(time.monotonic() - started) * 1000:.0f} ms: revision {fresh.id}")
 
 
-async def activate(builds: Builds, app: str, commit: str) -> None:
+async def activate(builds: Builds, app: str, commit: str, by: Actor = PLATFORM) -> None:
     """Make a prepared commit live; waits for a function service that is restarting. Raises Problem."""
-    await _patiently(lambda: builds.activate(app, commit))
+    await _patiently(lambda: builds.activate(app, commit, by))
 
 
 async def live_commit(builds: Builds, app: str) -> str | None:

@@ -14,6 +14,7 @@ from builder.pipeline import Pipeline, Prepared
 from builder.refs import decide
 from builder.repository import ZERO, Repositories
 from builder.source import Commit
+from function_service.contract import PLATFORM, Actor
 from pilotlight.ids import new_id
 from pilotlight.problems import Problem
 
@@ -26,6 +27,7 @@ class Push:
 
     app: str
     url: str  # of the gateway, as the pusher sees it
+    by: Actor = PLATFORM
     id: str = field(default_factory=new_id)
     holds_turn: bool = False
     prepared: Prepared | None = None
@@ -54,9 +56,9 @@ class Pushes:
         self._ends: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
-    async def open(self, app: str, url: str) -> AsyncIterator[Push]:
+    async def open(self, app: str, url: str, by: Actor = PLATFORM) -> AsyncIterator[Push]:
         """Begin a push: its repository is there within, and whatever it left half-done is cleared after."""
-        push = Push(app, url)
+        push = Push(app, url, by)
         place = self._enter(app)
         self._pushes[push.id] = push
         try:
@@ -82,7 +84,7 @@ class Pushes:
     async def _end(self, push: Push, place: _Place) -> None:
         try:
             if push.prepared is not None and not push.live:
-                await self._make_live_if_moved(push.prepared)
+                await self._make_live_if_moved(push.prepared, push.by)
             await self._clear(push.app, place)
         except Problem as problem:
             _log.error("The end of push %s to %s: %s", push.id, push.app, problem.detail)
@@ -92,13 +94,13 @@ class Pushes:
                 place.turn.release()
             self._leave(push.app, place)
 
-    async def _make_live_if_moved(self, prepared: Prepared) -> None:
+    async def _make_live_if_moved(self, prepared: Prepared, by: Actor) -> None:
         """Activate what was prepared if its branch has got there, though nobody was told."""
         if not self._repositories.exists(prepared.app):
             return
         branches = await self._repositories.branches(prepared.app)
         if branches.commits.get(prepared.branch) == prepared.commit:
-            await publish.activate(self._pipeline.workshop.builds, prepared.app, prepared.commit)
+            await publish.activate(self._pipeline.workshop.builds, prepared.app, prepared.commit, by)
 
     async def _clear(self, app: str, place: _Place) -> None:
         """Remove what a push that failed left: quarantined objects, and a repository without any ref."""
@@ -230,7 +232,7 @@ class Pushes:
             await terminal.say(f"git did not move the branch {prepared.branch!r}, so nothing is deployed.")
             return
         try:
-            await publish.activate(self._pipeline.workshop.builds, prepared.app, prepared.commit)
+            await publish.activate(self._pipeline.workshop.builds, prepared.app, prepared.commit, push.by)
         except Problem as problem:
             raise Problem(
                 problem.kind,

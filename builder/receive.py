@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable
 from typing import Final
+from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
@@ -12,6 +13,7 @@ from builder.cgi import Running, run
 from builder.metrics import Metrics
 from builder.pushes import Pushes
 from builder.repository import Repositories
+from function_service.contract import PLATFORM, Actor
 from pilotlight.ids import NAME_RULE, is_name
 from pilotlight.problems import Problem
 from pilotlight.server_name import sign_before_sending
@@ -69,7 +71,7 @@ class GitRemote:
     async def push(self, request: web.Request) -> web.StreamResponse:
         """Take a push; git's hooks build and deploy it on the way."""
         app = _app(request)
-        async with self._pushes.open(app, _url(request)) as push:
+        async with self._pushes.open(app, _url(request), _pusher(request)) as push:
             extra = {"PILOTLIGHT_PUSH": push.id, "PILOTLIGHT_HOOKS": self._hooks}
             return await self._git(request, f"{app}.git", extra)
 
@@ -110,6 +112,14 @@ def _app(request: web.Request) -> str:
 
 def _unknown(app: str) -> Problem:
     return Problem("not-found", f"There is no app {app!r} here. The first push makes it.")
+
+
+def _pusher(request: web.Request) -> Actor:
+    """Return who pushes, as the gateway tells it."""
+    try:
+        return msgspec.json.decode(unquote(request.headers.get("Pilotlight-By", "")), type=Actor)
+    except msgspec.DecodeError:
+        return PLATFORM
 
 
 def _url(request: web.Request) -> str:

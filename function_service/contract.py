@@ -7,7 +7,7 @@ Refusals are `pilotlight.problems.Problem`.
 
 from collections.abc import AsyncIterator
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -51,13 +51,61 @@ class Revision(Struct, frozen=True, kw_only=True):
     created: float  # seconds since the epoch
 
 
+class Scope(StrEnum):
+    """What a key is good for. `admin` is all of it, and everything else."""
+
+    INVOKE = "invoke"  # call functions whose access is `key`
+    DEPLOY = "deploy"  # push apps, see, roll back and delete their functions, read their logs
+    DATA = "data"  # read and write the documents of apps
+    ADMIN = "admin"
+
+
 class Key(Struct, frozen=True, kw_only=True):
-    """A key as it is kept: only the SHA-256 of the secret itself."""
+    """A key as it is kept: only the SHA-256 of the secret itself.
+
+    Those that were made before there were scopes have the defaults.
+    """
 
     id: str
     name: str
     sha256: str  # hexadecimal
     created: float
+    scopes: tuple[Scope, ...] = (Scope.ADMIN,)
+    app: str | None = None  # the only app that it is good for
+    expires: float | None = None  # seconds since the epoch
+
+    def expired(self, now: float) -> bool:
+        """Tell whether it is good for nothing any more."""
+        return self.expires is not None and self.expires <= now
+
+    def may(self, scope: Scope, app: str | None) -> bool:
+        """Tell whether it is good for this, on this app; None is what belongs to none, or to all."""
+        if Scope.ADMIN in self.scopes:
+            return True
+        return scope in self.scopes and self.app in (None, app)
+
+
+class Actor(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who asked for something, as the audit log tells it. The defaults are the platform itself."""
+
+    key: str = ""  # the id of the key
+    name: str = ""  # of the key
+    address: str = ""
+    request_id: str = ""
+
+
+PLATFORM = Actor()
+"""What nobody asked for, such as what is made up for after a restart."""
+
+
+class AuditEntry(Struct, frozen=True, kw_only=True):
+    """One line of the audit log."""
+
+    time: float  # seconds since the epoch
+    action: str  # such as "key.create"
+    outcome: str  # "done", "refused: …" or "failed"
+    by: Actor
+    details: dict[str, Any]  # what it was done to
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -76,7 +124,7 @@ class RouteTable(Struct, frozen=True, tag=True):
     """All routes and keys at one moment; it replaces the former table as a whole."""
 
     routes: dict[str, Route]  # by function name
-    keys: dict[str, str]  # hexadecimal SHA-256 of a key → its id
+    keys: dict[str, Key]  # by hexadecimal SHA-256, with those that have expired
 
 
 class Recall(Struct, frozen=True, tag=True):
@@ -249,7 +297,10 @@ class Guarantee(Struct, frozen=True, kw_only=True):
 
 
 class Control(Protocol):
-    """The operator's door. Names that do not exist raise Problem `not-found` or `unknown-function`."""
+    """The operator's door. Names that do not exist raise Problem `not-found` or `unknown-function`.
+
+    `by` is who asks for a change, for the audit log.
+    """
 
     async def apps(self) -> list[App]:
         """List the apps."""
@@ -259,7 +310,7 @@ class Control(Protocol):
         """List the functions."""
         ...
 
-    async def delete_function(self, function: str) -> bool:
+    async def delete_function(self, function: str, by: Actor = PLATFORM) -> bool:
         """Delete a function with its revisions and logs. Return whether its app is gone with it."""
         ...
 
@@ -267,7 +318,7 @@ class Control(Protocol):
         """List the instances of one function, or all."""
         ...
 
-    async def scale_to_zero(self, function: str) -> int:
+    async def scale_to_zero(self, function: str, by: Actor = PLATFORM) -> int:
         """Let instances finish their calls, end them, and return how many there were."""
         ...
 
@@ -275,7 +326,7 @@ class Control(Protocol):
         """List the revisions that are kept, newest first."""
         ...
 
-    async def rollback(self, function: str, revision: str | None) -> Revision:
+    async def rollback(self, function: str, revision: str | None, by: Actor = PLATFORM) -> Revision:
         """Make a former revision live again: the named one, else the one before the present one."""
         ...
 
@@ -287,7 +338,7 @@ class Control(Protocol):
         """List the cached layers."""
         ...
 
-    async def empty(self, stage: str) -> None:
+    async def empty(self, stage: str, by: Actor = PLATFORM) -> None:
         """Empty the cache of one stage of a start, so that the next start is without it.
 
         `container`: the layer with the system's files, and all that `runtime` means. `runtime`: the booted
@@ -316,30 +367,45 @@ class Control(Protocol):
 
 
 class Vault(Protocol):
-    """Keys and secrets."""
+    """Keys, secrets, and the log of what was done. `by` is who asks for it, for that log."""
 
     async def keys(self) -> list[Key]:
         """List the keys."""
         ...
 
-    async def create_key(self, name: str) -> tuple[Key, str]:
-        """Make a key; the second value is the key itself, which is told only once."""
+    async def create_key(
+        self,
+        name: str,
+        scopes: tuple[Scope, ...] = (Scope.ADMIN,),
+        app: str | None = None,
+        expires: float | None = None,
+        by: Actor = PLATFORM,
+    ) -> tuple[Key, str]:
+        """Make a key; the second value is the key itself, which is told only once.
+
+        Raises Problem `invalid-request` for what can't be: a name that is not printable, `admin` for one app,
+        an end that has passed.
+        """
         ...
 
-    async def delete_key(self, key: str) -> None:
-        """Withdraw the key with this id. Raises Problem `not-found`, or `conflict` for the last one."""
+    async def delete_key(self, key: str, by: Actor = PLATFORM) -> None:
+        """Withdraw the key with this id. Raises Problem `not-found`, `conflict` for the last of admin."""
         ...
 
-    async def secrets(self) -> list[str]:
+    async def secrets(self, by: Actor = PLATFORM) -> list[str]:
         """List the names of the secrets."""
         ...
 
-    async def put_secret(self, name: str, value: str) -> None:
+    async def put_secret(self, name: str, value: str, by: Actor = PLATFORM) -> None:
         """Set a secret. Instances that are started from now on see the new value."""
         ...
 
-    async def delete_secret(self, name: str) -> None:
+    async def delete_secret(self, name: str, by: Actor = PLATFORM) -> None:
         """Delete a secret. Raises Problem `conflict` while a live function names it."""
+        ...
+
+    async def audit(self, tail: int) -> list[AuditEntry]:
+        """Return the last entries of the audit log, oldest first."""
         ...
 
 
@@ -421,7 +487,7 @@ class Builds(Protocol):
         """Store revisions durably, to be made live by `activate`."""
         ...
 
-    async def activate(self, app: str, commit: str) -> None:
+    async def activate(self, app: str, commit: str, by: Actor = PLATFORM) -> None:
         """Make the prepared revisions live in one step; functions that are no longer among them go.
 
         Does nothing when that commit is live already. Raises Problem `not-found` if nothing was prepared.

@@ -14,7 +14,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import msgspec
 from msgspec import Struct
 
-from function_service.contract import Key, Revision
+from function_service.contract import Key, Revision, Scope
+from function_service.safe import Safe
 from pilotlight.ids import NAME_RULE, is_name, new_id
 from pilotlight.problems import Problem
 from pilotlight.store import Store, Write
@@ -55,6 +56,13 @@ def _change(
     return change
 
 
+class _SealedSecret(Struct, frozen=True):
+    """A secret as it is stored."""
+
+    name: str
+    sealed: bytes  # by the safe
+
+
 class AppRecord(Struct, frozen=True, kw_only=True):
     """An app as it is stored. `live` and the values of `prepared` map function names to revision ids."""
 
@@ -68,8 +76,9 @@ class AppRecord(Struct, frozen=True, kw_only=True):
 class Registry:
     """What is deployed, and who may use it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, safe: Safe) -> None:
         self._store = store
+        self._safe = safe
         self.turn = asyncio.Lock()
         self.changes: set[asyncio.Task[Any]] = set()
         self.apps: dict[str, AppRecord] = {}
@@ -83,7 +92,7 @@ class Registry:
         await asyncio.gather(*self.changes, return_exceptions=True)
 
     async def load(self) -> None:
-        """Read everything into memory."""
+        """Read everything into memory but the secrets, see `open_secrets`."""
         for value in await self._all(_APPS):
             self._put(msgspec.json.decode(value, type=AppRecord))
         for value in await self._all(_REVISIONS):
@@ -92,9 +101,29 @@ class Registry:
         for value in await self._all(_KEYS):
             key = msgspec.json.decode(value, type=Key)
             self.keys[key.id] = key
+
+    async def open_secrets(self) -> bool:
+        """Read the secrets into memory; return whether there were some that lay open until now.
+
+        A version before encryption left them so. Raises Problem where the safe does not open.
+        """
+        sealed: dict[str, bytes] = {}
+        plain: dict[str, str] = {}
         for value in await self._all(_SECRETS):
-            name, text = msgspec.json.decode(value, type=tuple[str, str])
-            self.secrets[name] = text
+            entry = msgspec.json.decode(value, type=_SealedSecret | tuple[str, str])
+            if isinstance(entry, _SealedSecret):
+                sealed[entry.name] = entry.sealed
+            else:
+                plain[entry[0]] = entry[1]
+        opened = await asyncio.to_thread(self._safe.unlock, sealed)
+        if plain:
+            await self._store.write([await self._sealed(name, text) for name, text in plain.items()])
+        self.secrets = opened | plain
+        return bool(plain)
+
+    async def _sealed(self, name: str, value: str) -> Write:
+        entry = _SealedSecret(name, await asyncio.to_thread(self._safe.seal, name, value))
+        return Write(space=_SECRETS, key=name, value=msgspec.json.encode(entry))
 
     async def _all(self, space: str) -> list[bytes]:
         values: list[bytes] = []
@@ -256,11 +285,21 @@ class Registry:
     # Keys and secrets
 
     @_change
-    async def create_key(self, name: str) -> tuple[Key, str]:
+    async def create_key(
+        self, name: str, scopes: tuple[Scope, ...], app: str | None, expires: float | None
+    ) -> tuple[Key, str]:
         """Make a key; the second value is the key itself."""
         text = "pl_" + secrets.token_urlsafe(32)
         digest = hashlib.sha256(text.encode()).hexdigest()
-        key = Key(id=new_id(), name=name, sha256=digest, created=time.time())
+        key = Key(
+            id=new_id(),
+            name=name,
+            sha256=digest,
+            created=time.time(),
+            scopes=scopes,
+            app=app,
+            expires=expires,
+        )
         await self._store.write([Write(space=_KEYS, key=key.id, value=msgspec.json.encode(key))])
         self.keys[key.id] = key
         return key, text
@@ -270,16 +309,20 @@ class Registry:
         """Withdraw a key."""
         if key not in self.keys:
             raise Problem("not-found", f"There is no key with the id {key!r}.")
-        if len(self.keys) == 1:
-            raise Problem("conflict", "This is the last key; without it nobody could make another one.")
+        others = (other for other in self.keys.values() if other.id != key)
+        if not any(Scope.ADMIN in other.scopes and other.expires is None for other in others):
+            raise Problem(
+                "conflict",
+                "This is the last key with the scope admin that never expires; without one nobody could make "
+                "others some day. Make another one first: pilotlight keys create NAME",
+            )
         await self._store.write([Write(space=_KEYS, key=key, value=None)])
         del self.keys[key]
 
     @_change
     async def put_secret(self, name: str, value: str) -> None:
         """Set a secret."""
-        entry = msgspec.json.encode((name, value))
-        await self._store.write([Write(space=_SECRETS, key=name, value=entry)])
+        await self._store.write([await self._sealed(name, value)])
         self.secrets[name] = value
 
     @_change
@@ -310,3 +353,10 @@ def _removal(revision: Revision) -> Write:
 
 def _key(revision: Revision) -> str:
     return f"{revision.config.name}/{revision.id}"
+
+
+async def discard_secrets(store: Store) -> list[str]:
+    """Delete all secrets from a store that no service runs on, readable or not; return their names."""
+    entries = await store.scan(_SECRETS, limit=_PAGE)
+    await store.drop(_SECRETS)
+    return [entry.key for entry in entries]

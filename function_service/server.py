@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import runtimes.declaration
 from function_service import policies
-from function_service.contract import Builds, Control, Invocations, Vault
+from function_service.audit import AuditLog
+from function_service.contract import PLATFORM, Builds, Control, Invocations, Scope, Vault
 from function_service.engines.embedded import namespaces
 from function_service.engines.embedded.engine import EmbeddedEngine
 from function_service.engines.embedded.namespaces import Users
@@ -17,14 +19,15 @@ from function_service.logs import LogBook
 from function_service.metrics import Metrics
 from function_service.pool import Pool
 from function_service.registry import Registry
+from function_service.safe import Safe
 from function_service.service import (
     BuildsDoor,
     ControlDoor,
     InvocationsDoor,
-    VaultDoor,
     collect_garbage,
 )
 from function_service.snapshots import Snapshots
+from function_service.vault import VaultDoor
 from pilotlight.datafolder import DataFolder
 from pilotlight.rpc import Server
 from pilotlight.settings import Settings
@@ -55,10 +58,16 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
     async with contextlib.AsyncExitStack() as stack:
         store = await SqliteStore.open(data.registry)
         stack.push_async_callback(store.close)
-        registry = Registry(store)
+        named = settings.secrets_key
+        safe = Safe(Path(named) if named else data.secrets_key, ours=not named)
+        registry = Registry(store, safe)
         stack.push_async_callback(registry.close)
         await registry.load()
-        await _first_key(registry, data)
+        audit = AuditLog(data.audit)
+        stack.push_async_callback(audit.close)
+        await _first_key(registry, data, audit)
+        opening = asyncio.create_task(_open_secrets(registry, store), name="open the secrets")
+        stack.push_async_callback(asyncio.wait, [opening])
         layers = LayerStore(data.layers)
         layers.start()
         logs = LogBook(data.logs)
@@ -85,15 +94,35 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
             {
                 Invocations: invocations,
                 Control: ControlDoor(
-                    registry, fleet, logs, layers, engine, pool, snapshots, interpreters, invocations, metrics
+                    registry,
+                    fleet,
+                    logs,
+                    layers,
+                    engine,
+                    pool,
+                    snapshots,
+                    interpreters,
+                    invocations,
+                    metrics,
+                    audit,
                 ),
-                Vault: VaultDoor(registry, snapshots, invocations),
+                Vault: VaultDoor(registry, snapshots, invocations, audit),
                 Builds: BuildsDoor(
-                    registry, fleet, layers, logs, engine, interpreters, data.builds, invocations, metrics
+                    registry,
+                    fleet,
+                    layers,
+                    logs,
+                    engine,
+                    interpreters,
+                    data.builds,
+                    invocations,
+                    metrics,
+                    audit,
                 ),
             },
         )
         stack.push_async_callback(server.close)
+        await opening
         fleet.routes_changed()
         await fleet.start_scaler()
         await server.start()
@@ -106,10 +135,17 @@ def _size(runtime: runtimes.declaration.Runtime, interpreter: runtimes.declarati
     return _BARE if runtime.boot(interpreter) is None else _BOOTED
 
 
-async def _first_key(registry: Registry, data: DataFolder) -> None:
+async def _open_secrets(registry: Registry, store: SqliteStore) -> None:
+    """Read the secrets, while other things start: the cipher's package takes a while to import."""
+    if await registry.open_secrets():
+        await store.rewrite()
+
+
+async def _first_key(registry: Registry, data: DataFolder, audit: AuditLog) -> None:
     """Make the first key, and write it where only its owner can read it."""
     if registry.keys and data.admin_key.exists():
         return
-    _, text = await registry.create_key("admin")
+    key, text = await registry.create_key("admin", (Scope.ADMIN,), None, None)
+    await audit.write("key.create", PLATFORM, {"key": key.name, "scopes": key.scopes, "id": key.id})
     data.admin_key.touch(mode=0o600)
     data.admin_key.write_text(text + "\n")

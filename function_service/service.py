@@ -1,4 +1,4 @@
-"""The function service behind its doors: `Invocations`, `Control`, `Vault` and `Builds` of contract.py.
+"""The function service behind its doors: `Invocations`, `Control` and `Builds` of contract.py.
 
 Each class here is one door. They share the registry, the fleet, the layers and the logs.
 """
@@ -11,7 +11,10 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from function_service import imports
+from function_service.audit import AuditLog
 from function_service.contract import (
+    PLATFORM,
+    Actor,
     App,
     Exit,
     FunctionStatus,
@@ -19,7 +22,6 @@ from function_service.contract import (
     Imported,
     InstanceStatus,
     Job,
-    Key,
     Layer,
     Lease,
     LogLine,
@@ -71,7 +73,7 @@ class InvocationsDoor:
                 concurrency=config.concurrency,
                 max_instances=config.max_instances,
             )
-        return RouteTable(routes, {key.sha256: key.id for key in self._registry.keys.values()})
+        return RouteTable(routes, {key.sha256: key for key in self._registry.keys.values()})
 
     def publish(self) -> None:
         """Make what the registry says known to the gateways, in one step, and drain what is live no more."""
@@ -142,7 +144,9 @@ class ControlDoor:
         interpreters: tuple[Interpreter, ...],
         invocations: InvocationsDoor,
         metrics: Metrics,
+        audit: AuditLog,
     ) -> None:
+        self._audit = audit
         self._registry = registry
         self._fleet = fleet
         self._logs = logs
@@ -183,8 +187,12 @@ class ControlDoor:
             snapshot_refusal=self._snapshots.unfit(revision.id),
         )
 
-    async def delete_function(self, function: str) -> bool:
+    async def delete_function(self, function: str, by: Actor = PLATFORM) -> bool:
         """Delete a function (see contract)."""
+        work = self._delete_function(function)
+        return await self._audit.during("function.delete", by, work, {"function": function})
+
+    async def _delete_function(self, function: str) -> bool:
         app_gone = await self._registry.delete(function)
         self._invocations.publish()
         await self._fleet.to_zero(function)
@@ -216,8 +224,12 @@ class ControlDoor:
             for use in [self._engine.use(i.sandbox)]
         ]
 
-    async def scale_to_zero(self, function: str) -> int:
+    async def scale_to_zero(self, function: str, by: Actor = PLATFORM) -> int:
         """End all instances of a function."""
+        work = self._scale_to_zero(function)
+        return await self._audit.during("instances.end", by, work, {"function": function})
+
+    async def _scale_to_zero(self, function: str) -> int:
         self._registry.live(function)
         return await self._fleet.to_zero(function)
 
@@ -225,8 +237,13 @@ class ControlDoor:
         """List revisions, newest first."""
         return self._registry.kept(function)
 
-    async def rollback(self, function: str, revision: str | None) -> Revision:
+    async def rollback(self, function: str, revision: str | None, by: Actor = PLATFORM) -> Revision:
         """Make a former revision live."""
+        work = self._rollback(function, revision)
+        details = {"function": function, "revision": revision or "the one before"}
+        return await self._audit.during("function.rollback", by, work, details)
+
+    async def _rollback(self, function: str, revision: str | None) -> Revision:
         wanted = await self._registry.rollback(function, revision)
         self._invocations.publish()
         return wanted
@@ -243,8 +260,11 @@ class ControlDoor:
         """List the layers."""
         return await asyncio.to_thread(self._layers.all)
 
-    async def empty(self, stage: str) -> None:
+    async def empty(self, stage: str, by: Actor = PLATFORM) -> None:
         """Empty a cache (see contract)."""
+        await self._audit.during("cache.empty", by, self._empty(stage), {"stage": stage})
+
+    async def _empty(self, stage: str) -> None:
         if stage not in _CACHES:
             raise Problem("not-found", f"There is no cache {stage[:80]!r}; there are {', '.join(_CACHES)}.")
         if not await self._fleet.all_to_zero():
@@ -275,43 +295,6 @@ class ControlDoor:
         return self._engine.guarantees()
 
 
-class VaultDoor:
-    """Implements contract.Vault."""
-
-    def __init__(self, registry: Registry, snapshots: Snapshots, invocations: InvocationsDoor) -> None:
-        self._registry = registry
-        self._snapshots = snapshots
-        self._invocations = invocations
-
-    async def keys(self) -> list[Key]:
-        """List the keys."""
-        return sorted(self._registry.keys.values(), key=lambda key: key.id)
-
-    async def create_key(self, name: str) -> tuple[Key, str]:
-        """Make a key."""
-        made = await self._registry.create_key(name)
-        self._invocations.publish()
-        return made
-
-    async def delete_key(self, key: str) -> None:
-        """Withdraw a key."""
-        await self._registry.delete_key(key)
-        self._invocations.publish()
-
-    async def secrets(self) -> list[str]:
-        """List the names of secrets."""
-        return sorted(self._registry.secrets)
-
-    async def put_secret(self, name: str, value: str) -> None:
-        """Set a secret."""
-        await self._registry.put_secret(name, value)
-        self._snapshots.forget_secret(name)
-
-    async def delete_secret(self, name: str) -> None:
-        """Delete a secret."""
-        await self._registry.delete_secret(name)
-
-
 class BuildsDoor:
     """Implements contract.Builds."""
 
@@ -326,7 +309,9 @@ class BuildsDoor:
         builds: Path,
         invocations: InvocationsDoor,
         metrics: Metrics,
+        audit: AuditLog,
     ) -> None:
+        self._audit = audit
         self._registry = registry
         self._fleet = fleet
         self._layers = layers
@@ -400,9 +385,15 @@ class BuildsDoor:
                     raise Problem("not-found", detail)
         await self._registry.prepare(app, commit, revisions)
 
-    async def activate(self, app: str, commit: str) -> None:
+    async def activate(self, app: str, commit: str, by: Actor = PLATFORM) -> None:
         """Make prepared revisions live."""
-        if await self._registry.activate(app, commit):
+        details: dict[str, object] = {"app": app, "commit": commit}
+        await self._audit.during("app.deploy", by, self._activate(app, commit, details), details)
+
+    async def _activate(self, app: str, commit: str, details: dict[str, object]) -> None:
+        changed = await self._registry.activate(app, commit)
+        details["revisions"] = self._registry.apps[app].live
+        if changed:
             self._invocations.publish()
             await collect_garbage(self._registry, self._layers, self._logs, self._fleet)
 

@@ -2,14 +2,18 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
-from urllib.parse import quote
+from typing import TYPE_CHECKING, cast
+from urllib.parse import parse_qs, quote
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from function_service.contract import Control
-from gateway import admission, routing
+from function_service.contract import Actor, Control, Scope
+from gateway import routing
+from gateway.admission import Caller, Doorkeeper
+from gateway.call import remote
 from gateway.control import ControlApi
 from gateway.follow import Follower
 from gateway.identity import identify
@@ -20,11 +24,16 @@ from gateway.routing import Routes
 from pilotlight.problems import Problem
 from pilotlight.server_name import sign_before_sending
 
+if TYPE_CHECKING:
+    from gateway.connections import CallerConnection
+
 _log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _NEED_KEY = ("/api/", "/git/", "/data/")
+# All that the builder serves. What is spelled otherwise has no app, so that both see the same one
+_GIT = re.compile(r"/git/([a-z0-9-]+)\.git/(?:info/refs|git-upload-pack|git-receive-pack)(?:\?.*)?")
 _METRICS_WITHIN = 2.0  # seconds
 _MAX_JSON = 1 << 20  # bytes of a body that the control API reads
 
@@ -36,6 +45,7 @@ class Platform:
         self,
         *,
         routes: Routes,
+        doorkeeper: Doorkeeper,
         follower: Follower,
         meter: Meter,
         control: Control,
@@ -44,6 +54,7 @@ class Platform:
         data: Relay,
     ) -> None:
         self._routes = routes
+        self._doorkeeper = doorkeeper
         self._follower = follower
         self._meter = meter
         self._control = control
@@ -79,6 +90,7 @@ class Platform:
     async def _identified(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Give each answer its request id."""
         request_id, _, _ = identify(request.headers.get("X-Request-Id"), None)
+        request["id"] = request_id
         response = await handler(request)
         if not response.prepared:
             response.headers["X-Request-Id"] = request_id
@@ -125,7 +137,7 @@ class Platform:
 
     @web.middleware
     async def _keyed(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let nobody without a key reach what is the operator's."""
+        """Let nobody without a key reach what is the operator's; handlers see what the key is good for."""
         if request.path.startswith(_NEED_KEY):
             if self._routes.table is None:
                 raise Problem(
@@ -134,7 +146,11 @@ class Platform:
                     "Try again in a moment.",
                     retry_after=1,
                 )
-            admission.require_key(request.headers.get("Authorization"), self._routes.keys)
+            given = request.headers
+            address = remote(given, cast("CallerConnection", request.protocol).origin)
+            key = self._doorkeeper.enter(given.get("Authorization"), address)
+            actor = Actor(key=key.id, name=key.name, address=address, request_id=request["id"])
+            request["caller"] = Caller(key, actor)
         return await handler(request)
 
     # handlers
@@ -192,10 +208,25 @@ class Platform:
             return None
 
     async def _git(self, request: web.Request) -> web.StreamResponse:
-        return await self._builder.pass_on(request, routing.origin_form(request.raw_path))
+        target = routing.origin_form(request.raw_path)
+        caller: Caller = request["caller"]
+        match = _GIT.fullmatch(target)
+        caller.demand(Scope.DEPLOY, match[1] if match is not None else None)
+        return await self._builder.pass_on(request, target, by=caller.actor)
 
     async def _documents(self, request: web.Request) -> web.StreamResponse:
-        return await self._data.pass_on(request, routing.origin_form(request.raw_path))
+        target = routing.origin_form(request.raw_path)
+        caller: Caller = request["caller"]
+        own = caller.key.app
+        caller.demand(Scope.DATA, _named_app(request, target) or own)
+        # However the data API reads the query: it refuses one that names another app than the header
+        return await self._data.pass_on(request, target, app=own)
+
+
+def _named_app(request: web.Request, target: str) -> str | None:
+    """Return the app whose documents a request means."""
+    named = parse_qs(target.partition("?")[2]).get("app")
+    return named[-1] if named else request.headers.get("Pilotlight-App")
 
 
 async def _neighbour_metrics(neighbour: Relay) -> str | None:

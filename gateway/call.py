@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from multidict import CIMultiDictProxy
 
+from function_service.contract import Key
 from gateway import admission, headers
 from gateway.leases import HeldLease, Waiter
 
@@ -119,11 +120,18 @@ def forwarding(given: CIMultiDictProxy[str], origin: Origin) -> bytes:
     return lines.encode(errors="surrogateescape")
 
 
-def withheld(given: CIMultiDictProxy[str], keys: Mapping[str, str], *, trace_taken: bool) -> frozenset[bytes]:
+def remote(given: CIMultiDictProxy[str], origin: Origin) -> str:
+    """Return the address of a caller; that of one behind a proxy on this machine is what the proxy says."""
+    forwarded = given.getall("X-Forwarded-For", ()) if origin.local else ()
+    last = ",".join(forwarded).rpartition(",")[2].strip()
+    return last or origin.address
+
+
+def withheld(given: CIMultiDictProxy[str], keys: Mapping[str, Key], *, trace_taken: bool) -> frozenset[bytes]:
     """Return which headers of a request are not for the function: a key of the platform, for one."""
     dropped = _NONE if trace_taken or "tracestate" not in given else _TRACESTATE
     if "Authorization" in given and any(
-        admission.key_id(one, keys) is not None for one in given.getall("Authorization")
+        admission.find(one, keys) is not None for one in given.getall("Authorization")
     ):
         return dropped | _AUTHORIZATION
     return dropped

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar, cast
@@ -10,12 +11,14 @@ from urllib.parse import quote
 import msgspec
 from aiohttp import web
 
-from function_service.contract import App, Control, FunctionStatus, LogLine, Vault
+from function_service.contract import App, Control, FunctionStatus, Key, LogLine, Scope, Vault
+from gateway.admission import Caller
 from gateway.openapi import document
 from gateway.operations import (
     BASE,
     OPERATIONS,
     Apps,
+    Audit,
     CreatedKey,
     EndedInstances,
     Functions,
@@ -34,19 +37,25 @@ from gateway.operations import (
     SecretValue,
 )
 from gateway.relay import Relay
+from gateway.routing import Routes
+from pilotlight.ids import NAME_RULE, is_name
 from pilotlight.problems import Problem
 
 _SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_END_OF_TIME = 253402300800.0  # seconds since the epoch; what can be written as a date ends there
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 S = TypeVar("S", bound=msgspec.Struct)
 
 
 class ControlApi:
     """The handlers, by the names that operations.py gives them. Each returns what is to be encoded."""
 
-    def __init__(self, control: Control, vault: Vault, builder: Relay) -> None:
+    def __init__(self, control: Control, vault: Vault, builder: Relay, routes: Routes) -> None:
         self._control = control
         self._vault = vault
         self._builder = builder
+        self._routes = routes
         self._following: set[asyncio.Timeout] = set()
         self._document = msgspec.json.format(msgspec.json.encode(document()), indent=2)
 
@@ -56,8 +65,29 @@ class ControlApi:
         for operation in OPERATIONS:
             handler = getattr(self, operation.name)
             answer = handler if operation.name == "read_logs" else _encoded(operation, handler)
-            routes.append(web.route(operation.method, BASE + operation.path, answer))
+            routes.append(
+                web.route(operation.method, BASE + operation.path, self._allowed(operation, answer))
+            )
         return routes
+
+    def _allowed(self, operation: Operation, answer: Answer) -> Answer:
+        async def allowed(request: web.Request) -> web.StreamResponse:
+            caller = _caller(request)
+            app = caller.key.app
+            if app is not None and not operation.own:
+                app = self._app(operation, request)
+            caller.demand(operation.scope, app)
+            return await answer(request)
+
+        return allowed
+
+    def _app(self, operation: Operation, request: web.Request) -> str | None:
+        """Return the app that a request is about, None where it is about none. Raises `unknown-function`."""
+        if operation.path.startswith("/apps/{name}"):
+            return request.match_info["name"]
+        if operation.path.startswith("/functions/{name}"):
+            return self._routes.find(request.match_info["name"]).app
+        return None
 
     def close(self) -> None:
         """End the logs that are being followed, at a line's end."""
@@ -68,9 +98,10 @@ class ControlApi:
     async def _openapi(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
         return web.Response(body=self._document, content_type="application/json")
 
-    async def list_apps(self, request: web.Request) -> Apps:  # noqa: ARG002
+    async def list_apps(self, request: web.Request) -> Apps:
         """GET /apps."""
-        return Apps(await self._control.apps())
+        caller = _caller(request)
+        return Apps([app for app in await self._control.apps() if caller.sees(app.name)])
 
     async def get_app(self, request: web.Request) -> App:
         """GET /apps/{name}."""
@@ -84,7 +115,7 @@ class ControlApi:
         """DELETE /apps/{name}."""
         app = await self.get_app(request)
         for function in app.functions:
-            await self._control.delete_function(function)
+            await self._control.delete_function(function, _caller(request).actor)
         await self._delete_repository(app.name)
 
     async def _delete_repository(self, app: str) -> None:
@@ -96,9 +127,10 @@ class ControlApi:
                 f"answered {status}: {body[:200].decode(errors='replace')}). Delete it again.",
             )
 
-    async def list_functions(self, request: web.Request) -> Functions:  # noqa: ARG002
+    async def list_functions(self, request: web.Request) -> Functions:
         """GET /functions."""
-        return Functions(await self._control.functions())
+        caller = _caller(request)
+        return Functions([each for each in await self._control.functions() if caller.sees(each.app)])
 
     async def get_function(self, request: web.Request) -> FunctionStatus:
         """GET /functions/{name}."""
@@ -114,13 +146,15 @@ class ControlApi:
     async def delete_function(self, request: web.Request) -> None:
         """DELETE /functions/{name}."""
         function = await self.get_function(request)
-        if await self._control.delete_function(function.name):
+        if await self._control.delete_function(function.name, _caller(request).actor):
             # without this, a push of the same commit would be "up to date" and deploy nothing
             await self._delete_repository(function.app)
 
-    async def list_instances(self, request: web.Request) -> Instances:  # noqa: ARG002
+    async def list_instances(self, request: web.Request) -> Instances:
         """GET /instances."""
-        return Instances(await self._control.instances(None))
+        caller = _caller(request)
+        found = await self._control.instances(None)
+        return Instances([each for each in found if caller.sees(self._routes.app(each.function))])
 
     async def list_function_instances(self, request: web.Request) -> Instances:
         """GET /functions/{name}/instances."""
@@ -128,7 +162,8 @@ class ControlApi:
 
     async def scale_to_zero(self, request: web.Request) -> EndedInstances:
         """DELETE /functions/{name}/instances."""
-        return EndedInstances(await self._control.scale_to_zero(request.match_info["name"]))
+        name = request.match_info["name"]
+        return EndedInstances(await self._control.scale_to_zero(name, _caller(request).actor))
 
     async def list_revisions(self, request: web.Request) -> Revisions:
         """GET /functions/{name}/revisions."""
@@ -137,7 +172,8 @@ class ControlApi:
     async def rollback(self, request: web.Request) -> msgspec.Struct:
         """POST /functions/{name}/rollback."""
         wanted = await _body(request, Rollback, optional=True)
-        return await self._control.rollback(request.match_info["name"], wanted.revision)
+        name = request.match_info["name"]
+        return await self._control.rollback(name, wanted.revision, _caller(request).actor)
 
     async def read_logs(self, request: web.Request) -> web.StreamResponse:
         """GET /functions/{name}/logs, line by line."""
@@ -168,15 +204,15 @@ class ControlApi:
 
     async def empty_cache(self, request: web.Request) -> None:
         """DELETE /caches/{stage}."""
-        await self._control.empty(request.match_info["stage"])
+        await self._control.empty(request.match_info["stage"], _caller(request).actor)
 
     async def list_layers(self, request: web.Request) -> Layers:  # noqa: ARG002
         """GET /layers."""
         return Layers(await self._control.layers())
 
-    async def list_secrets(self, request: web.Request) -> Secrets:  # noqa: ARG002
+    async def list_secrets(self, request: web.Request) -> Secrets:
         """GET /secrets."""
-        return Secrets(await self._vault.secrets())
+        return Secrets(await self._vault.secrets(_caller(request).actor))
 
     async def put_secret(self, request: web.Request) -> None:
         """PUT /secrets/{name}."""
@@ -190,36 +226,54 @@ class ControlApi:
         secret = await _body(request, SecretValue)
         if "\0" in secret.value:
             raise Problem("invalid-request", "The value holds a NUL character, which the environment can't.")
-        await self._vault.put_secret(name, secret.value)
+        await self._vault.put_secret(name, secret.value, _caller(request).actor)
 
     async def delete_secret(self, request: web.Request) -> None:
         """DELETE /secrets/{name}."""
-        await self._vault.delete_secret(request.match_info["name"])
+        await self._vault.delete_secret(request.match_info["name"], _caller(request).actor)
 
     async def list_keys(self, request: web.Request) -> Keys:  # noqa: ARG002
         """GET /keys."""
-        return Keys([KeyInfo(key.id, key.name, key.created) for key in await self._vault.keys()])
+        return Keys([KeyInfo(*_told(key)) for key in await self._vault.keys()])
 
     async def create_key(self, request: web.Request) -> CreatedKey:
         """POST /keys."""
         wanted = await _body(request, NewKey)
-        if not 0 < len(wanted.name) <= 100:
-            raise Problem("invalid-request", "The name of a key must have 1 to 100 characters.")
-        key, secret = await self._vault.create_key(wanted.name)
-        return CreatedKey(key.id, key.name, key.created, secret)
+        _check_key(wanted)
+        key, secret = await self._vault.create_key(
+            wanted.name,
+            tuple(dict.fromkeys(wanted.scopes)),
+            wanted.app,
+            wanted.expires,
+            _caller(request).actor,
+        )
+        return CreatedKey(*_told(key), secret)
 
     async def delete_key(self, request: web.Request) -> None:
         """DELETE /keys/{id}."""
-        await self._vault.delete_key(request.match_info["id"])
+        await self._vault.delete_key(request.match_info["id"], _caller(request).actor)
+
+    async def read_audit(self, request: web.Request) -> Audit:
+        """GET /audit."""
+        (operation,) = (each for each in OPERATIONS if each.name == "read_audit")
+        return Audit(await self._vault.audit(int(_query(request, operation.query[0]))))
 
     async def list_guarantees(self, request: web.Request) -> Guarantees:  # noqa: ARG002
         """GET /guarantees."""
         return Guarantees(await self._control.guarantees())
 
 
-def _encoded(
-    operation: Operation, handler: Callable[[web.Request], Awaitable[Any]]
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _caller(request: web.Request) -> Caller:
+    """Return who asks; the application has found out."""
+    return cast("Caller", request["caller"])
+
+
+def _told(key: Key) -> tuple[str, str, float, tuple[Scope, ...], str | None, float | None]:
+    """Return what is told of a key."""
+    return key.id, key.name, key.created, key.scopes, key.app, key.expires
+
+
+def _encoded(operation: Operation, handler: Callable[[web.Request], Awaitable[Any]]) -> Answer:
     async def answer(request: web.Request) -> web.StreamResponse:
         result = await handler(request)
         if operation.answers is None:
@@ -231,6 +285,24 @@ def _encoded(
         )
 
     return answer
+
+
+def _check_key(wanted: NewKey) -> None:
+    """Raise Problem `invalid-request` for a key that can't be."""
+    if not 0 < len(wanted.name) <= 100 or not wanted.name.isprintable():
+        raise Problem("invalid-request", "The name of a key must have 1 to 100 characters, all printable.")
+    if not wanted.scopes:
+        raise Problem("invalid-request", f"A key needs a scope: {', '.join(Scope)}.")
+    if wanted.app is not None and not is_name(wanted.app):
+        raise Problem("invalid-request", f"{wanted.app[:80]!r} can't name an app. Use {NAME_RULE}.")
+    if wanted.app is not None and Scope.ADMIN in wanted.scopes:
+        raise Problem(
+            "invalid-request",
+            "A key with the scope admin is good for everything, so it can't be for one app. Choose invoke, "
+            "deploy or data, or name no app.",
+        )
+    if wanted.expires is not None and not time.time() < wanted.expires < _END_OF_TIME:
+        raise Problem("invalid-request", "A key has to expire in the future, before the year 10000.")
 
 
 async def _body(request: web.Request, kind: type[S], *, optional: bool = False) -> S:

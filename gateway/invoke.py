@@ -12,9 +12,10 @@ import time
 from aiohttp.web import BaseRequest, RequestPayloadError, StreamResponse
 
 from function_service.contract import Route, Usage
-from gateway import admission, headers, routing
+from gateway import headers, routing
+from gateway.admission import Doorkeeper
 from gateway.broker import Broker
-from gateway.call import Call, Origin, QuickCall, calling, forwarding, withheld
+from gateway.call import Call, Origin, QuickCall, calling, forwarding, remote, withheld
 from gateway.exchange import SENT, SENT_LAST, Upload, break_off, pass_answer
 from gateway.forward import BrokenOff, Connection, Malformed, TooLarge, connect
 from gateway.identity import identify, lines
@@ -33,8 +34,17 @@ GONE = 499  # what is counted and logged for a call whose caller went away, as n
 class Calls:
     """Answers `/function/NAME[/rest]`."""
 
-    def __init__(self, routes: Routes, broker: Broker, meter: Meter, reports: Reports, max_body: int) -> None:
+    def __init__(
+        self,
+        routes: Routes,
+        doorkeeper: Doorkeeper,
+        broker: Broker,
+        meter: Meter,
+        reports: Reports,
+        max_body: int,
+    ) -> None:
         self._routes = routes
+        self._doorkeeper = doorkeeper
         self._broker = broker
         self._meter = meter
         self._reports = reports
@@ -54,7 +64,9 @@ class Calls:
                 name, call.target = routing.split(target)
                 route = call.route = self._routes.find(name)
                 authorization = request.headers.get("Authorization")
-                admission.admit(route, authorization, self._routes.keys, inside=origin.inside)
+                self._doorkeeper.admit(
+                    route, authorization, remote(request.headers, origin), inside=origin.inside
+                )
                 headers.refuse_what_cannot_pass(request.headers, request.method)
             else:
                 route = begun.sent_to

@@ -10,12 +10,11 @@ from gateway.operations import BASE, OPERATIONS, Operation
 from pilotlight.problems import KINDS
 
 _REFERENCE = "#/components/schemas/{name}"
-_EVERYWHERE = ("invalid-request", "key-required", "forbidden", "unavailable", "internal")
+_EVERYWHERE = ("invalid-request", "key-required", "forbidden", "overloaded", "unavailable", "internal")
 _CALL = (
     *_EVERYWHERE,
     "unknown-function",
     "too-large",
-    "overloaded",
     "upgrade-refused",
     "crashed",
     "out-of-memory",
@@ -82,6 +81,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "operationId": operation.name,
         "summary": operation.summary,
         "tags": ["control"],
+        "security": [{kind: [str(operation.scope)]} for kind in ("bearer", "basic")],
         "responses": {
             str(operation.status): {"description": "Done."}
             if operation.answers is None
@@ -135,7 +135,7 @@ def _calls() -> dict[str, Any]:
                     "summary": "Call a function. Method, path, query, headers and body reach it.",
                     "description": "Public functions need no key.",
                     "tags": ["calls"],
-                    "security": [{}, {"bearer": []}, {"basic": []}],
+                    "security": [{}, {"bearer": ["invoke"]}, {"basic": ["invoke"]}],
                     "responses": {
                         "default": {"description": "What the function answered.", "headers": receipt},
                         **_problems(_CALL),

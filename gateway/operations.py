@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from function_service.contract import (
     App,
+    AuditEntry,
     FunctionStatus,
     Guarantee,
     Imported,
@@ -13,6 +14,7 @@ from function_service.contract import (
     Layer,
     LogLine,
     Revision,
+    Scope,
 )
 
 BASE = "/api/v1"
@@ -78,6 +80,9 @@ class KeyInfo(Struct):
     id: str
     name: str
     created: float  # seconds since the epoch
+    scopes: tuple[Scope, ...]
+    app: str | None  # the only one that it is good for
+    expires: float | None  # seconds since the epoch
 
 
 class Keys(Struct):
@@ -87,18 +92,24 @@ class Keys(Struct):
 
 
 class NewKey(Struct, forbid_unknown_fields=True):
-    """The name of a key to be made."""
+    """A key to be made: for everything, unless it says otherwise."""
 
     name: str
+    scopes: tuple[Scope, ...] = (Scope.ADMIN,)
+    app: str | None = None  # the only one that it shall be good for
+    expires: float | None = None  # seconds since the epoch
 
 
-class CreatedKey(Struct):
+class CreatedKey(KeyInfo):
     """A key that was made; `key` is told only this once."""
 
-    id: str
-    name: str
-    created: float  # seconds since the epoch
     key: str
+
+
+class Audit(Struct):
+    """The last entries of the audit log, oldest first."""
+
+    entries: list[AuditEntry]
 
 
 class Imports(Struct):
@@ -129,6 +140,7 @@ class Operation:
     """One operation. `name` is that of its handler in control.py and its operationId.
 
     `answers` is None where the answer has no body; `problems` are the refusals beyond those of all.
+    What is below /apps/{name} and /functions/{name} is for keys of that app only, or of all.
     """
 
     method: str
@@ -142,24 +154,36 @@ class Operation:
     media_type: str = "application/json"
     query: tuple[Query, ...] = ()
     problems: tuple[str, ...] = ()
+    scope: Scope = Scope.ADMIN  # that a key must have
+    own: bool = False  # whether a key for one app gets what belongs to that app
 
 
 _FUNCTION = ("unknown-function",)
+_DEPLOY = Scope.DEPLOY
 
 OPERATIONS: tuple[Operation, ...] = (
-    Operation("GET", "/apps", "list_apps", "List the apps.", Apps),
-    Operation("GET", "/apps/{name}", "get_app", "Show an app.", App, problems=("not-found",)),
+    Operation("GET", "/apps", "list_apps", "List the apps.", Apps, scope=_DEPLOY, own=True),
+    Operation("GET", "/apps/{name}", "get_app", "Show an app.", App, problems=("not-found",), scope=_DEPLOY),
     Operation(
         "DELETE",
         "/apps/{name}",
         "delete_app",
         "Delete an app: its functions, then its repository.",
         status=204,
+        scope=_DEPLOY,
         problems=("not-found",),
     ),
-    Operation("GET", "/functions", "list_functions", "List the functions.", Functions),
     Operation(
-        "GET", "/functions/{name}", "get_function", "Show a function.", FunctionStatus, problems=_FUNCTION
+        "GET", "/functions", "list_functions", "List the functions.", Functions, scope=_DEPLOY, own=True
+    ),
+    Operation(
+        "GET",
+        "/functions/{name}",
+        "get_function",
+        "Show a function.",
+        FunctionStatus,
+        problems=_FUNCTION,
+        scope=_DEPLOY,
     ),
     Operation(
         "DELETE",
@@ -168,8 +192,17 @@ OPERATIONS: tuple[Operation, ...] = (
         "Delete a function with its revisions and logs; with the last one of an app, the app too.",
         status=204,
         problems=_FUNCTION,
+        scope=_DEPLOY,
     ),
-    Operation("GET", "/instances", "list_instances", "List the instances of all functions.", Instances),
+    Operation(
+        "GET",
+        "/instances",
+        "list_instances",
+        "List the instances of all functions.",
+        Instances,
+        scope=_DEPLOY,
+        own=True,
+    ),
     Operation(
         "GET",
         "/functions/{name}/instances",
@@ -177,6 +210,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "List the instances of a function.",
         Instances,
         problems=_FUNCTION,
+        scope=_DEPLOY,
     ),
     Operation(
         "DELETE",
@@ -185,6 +219,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Let the instances of a function finish their calls, and end them.",
         EndedInstances,
         problems=_FUNCTION,
+        scope=_DEPLOY,
     ),
     Operation(
         "GET",
@@ -193,6 +228,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "List the revisions of a function that are kept, newest first.",
         Revisions,
         problems=_FUNCTION,
+        scope=_DEPLOY,
     ),
     Operation(
         "POST",
@@ -203,6 +239,7 @@ OPERATIONS: tuple[Operation, ...] = (
         takes=Rollback,
         optional_body=True,
         problems=("unknown-function", "not-found"),
+        scope=_DEPLOY,
     ),
     Operation(
         "GET",
@@ -216,6 +253,7 @@ OPERATIONS: tuple[Operation, ...] = (
             Query("follow", "boolean", default=False, summary="Go on with each new line."),
         ),
         problems=_FUNCTION,
+        scope=_DEPLOY,
     ),
     Operation(
         "POST",
@@ -224,6 +262,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Import a function once more, in a sandbox of its own, and tell what each module cost.",
         Imports,
         problems=("unknown-function", "invalid-request", "init-failed"),
+        scope=_DEPLOY,
     ),
     Operation(
         "DELETE",
@@ -260,6 +299,14 @@ OPERATIONS: tuple[Operation, ...] = (
         "Withdraw a key.",
         status=204,
         problems=("not-found", "conflict"),
+    ),
+    Operation(
+        "GET",
+        "/audit",
+        "read_audit",
+        "Read who did what.",
+        Audit,
+        query=(Query("tail", "integer", 100, "How many of the last entries.", maximum=10_000),),
     ),
     Operation(
         "GET",

@@ -3,9 +3,12 @@
 import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
+from urllib.parse import quote
 
+import msgspec
 from aiohttp.web import BaseRequest, RequestPayloadError, StreamResponse
 
+from function_service.contract import Actor
 from gateway import headers, identity
 from gateway.call import forwarding
 from gateway.exchange import SENT, SENT_LAST, Upload, break_off, pass_answer
@@ -17,7 +20,8 @@ if TYPE_CHECKING:
     from gateway.connections import CallerConnection
 
 _LONGEST = 3600.0  # seconds for a request; the answer to a push streams while its build runs
-_OWN = frozenset({b"authorization"})  # keys go no further than this
+_OWN = frozenset({b"authorization", b"pilotlight-by"})  # keys go no further than this
+_APP = frozenset({b"pilotlight-app"})
 
 
 class Relay:
@@ -28,8 +32,13 @@ class Relay:
         self._socket = socket
         self._max_body = max_body
 
-    async def pass_on(self, request: BaseRequest, target: str) -> StreamResponse:
-        """Pass a request on and its answer back, both as they come. Raises Problem."""
+    async def pass_on(
+        self, request: BaseRequest, target: str, *, by: Actor | None = None, app: str | None = None
+    ) -> StreamResponse:
+        """Pass a request on and its answer back, both as they come. Raises Problem.
+
+        The neighbour is told `by`, who asks, and `app`, the only one that the request may be about.
+        """
         headers.refuse_what_cannot_pass(request.headers, request.method)
         head_sent = False
         try:
@@ -37,7 +46,7 @@ class Relay:
             connection = await self._connect()
             try:
                 async with asyncio.timeout(_LONGEST):
-                    await upload.send(connection, self._head(request, target))
+                    await upload.send(connection, self._head(request, target, by, app))
                     await connection.head()
                     head = headers.answer_head(
                         connection.status,
@@ -71,14 +80,18 @@ class Relay:
             ) from error
         return SENT if head.keep_alive else SENT_LAST
 
-    def _head(self, request: BaseRequest, target: str) -> bytes:
-        request_id, traceparent, _ = identity.identify(
-            request.headers.get("X-Request-Id"), request.headers.get("traceparent")
-        )
+    def _head(self, request: BaseRequest, target: str, by: Actor | None, app: str | None) -> bytes:
+        request_id, traceparent, _ = identity.identify(request.get("id"), request.headers.get("traceparent"))
         origin = cast("CallerConnection", request.protocol).origin
         added = forwarding(request.headers, origin) + identity.lines(request_id, traceparent)
+        without = _OWN
+        if by is not None:
+            added += f"Pilotlight-By: {quote(msgspec.json.encode(by))}\r\n".encode()
+        if app is not None:
+            added += f"Pilotlight-App: {app}\r\n".encode()
+            without |= _APP
         return headers.request_head(
-            request.method, target, request.raw_headers, request.headers, added, without=_OWN
+            request.method, target, request.raw_headers, request.headers, added, without=without
         )
 
     async def _connect(self) -> Connection:

@@ -2,7 +2,7 @@
 
 from urllib.parse import unquote
 
-from function_service.contract import Route, RouteTable
+from function_service.contract import Key, Route, RouteTable
 from pilotlight.problems import Problem
 
 PREFIX = "/function/"
@@ -64,7 +64,12 @@ class Routes:
             )
         return route
 
+    def app(self, name: str) -> str | None:
+        """Return the app of a function, None where there is none."""
+        route = self.table.routes.get(name) if self.table is not None else None
+        return route.app if route is not None else None
+
     @property
-    def keys(self) -> dict[str, str]:
-        """The ids of the keys by their hexadecimal SHA-256."""
+    def keys(self) -> dict[str, Key]:
+        """The keys by their hexadecimal SHA-256."""
         return self.table.keys if self.table is not None else {}

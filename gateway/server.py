@@ -15,6 +15,7 @@ from aiohttp import web
 
 from function_service.client import FunctionServiceClient
 from gateway import routing
+from gateway.admission import Doorkeeper
 from gateway.app import Platform
 from gateway.broker import Broker
 from gateway.connections import CallerConnection, Front, Handler
@@ -66,9 +67,11 @@ async def serve(
     follower = Follower(client.invocations, routes, broker)
     builder = Relay("builder", data.socket("builder"), settings.max_body)
     documents = Relay("data API", data.socket("baas"), settings.max_body)
-    api = ControlApi(client.control, client.vault, builder)
+    api = ControlApi(client.control, client.vault, builder, routes)
+    doorkeeper = Doorkeeper(routes)
     platform = Platform(
         routes=routes,
+        doorkeeper=doorkeeper,
         follower=follower,
         meter=meter,
         control=client.control,
@@ -76,7 +79,7 @@ async def serve(
         builder=builder,
         data=documents,
     )
-    calls = Calls(routes, broker, meter, reports, settings.max_body)
+    calls = Calls(routes, doorkeeper, broker, meter, reports, settings.max_body)
     runner = web.AppRunner(platform.application(), handler_cancellation=True, access_log=None)
     await runner.setup()
     quick = Quick(routes, broker, calls, settings.max_body)

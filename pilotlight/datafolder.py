@@ -14,6 +14,8 @@ class DataFolder:
     """Where everything that outlives a process is kept.
 
     admin.key        the first key, readable by its owner alone
+    secrets.key      what the secrets are encrypted with, unless it lies elsewhere (function service)
+    audit.jsonl      who did what; older ones are audit.1.jsonl and so on (function service)
     platform.json    the address and the process of the platform that runs now
     registry.db      apps, functions, revisions, keys, secrets (function service)
     layers/          the code layers, one folder a digest (function service)
@@ -30,6 +32,16 @@ class DataFolder:
     def admin_key(self) -> Path:
         """The file with the first key."""
         return self.root / "admin.key"
+
+    @property
+    def secrets_key(self) -> Path:
+        """The file with the key that secrets are encrypted with, where no other is named."""
+        return self.root / "secrets.key"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log."""
+        return self.root / "audit.jsonl"
 
     @property
     def platform(self) -> Path:

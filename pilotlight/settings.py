@@ -69,6 +69,10 @@ def _folder(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def _file(text: str) -> str:
+    return str(Path(text).expanduser().absolute()) if text else ""
+
+
 def default_data_folder(environ: Mapping[str, str]) -> Path:
     """Return the folder used when none is named: /var/lib/pilotlight for root, else the user's own."""
     if os.geteuid() == 0:
@@ -101,6 +105,11 @@ class Settings:
     host: str = _setting("127.0.0.1", str, "the address that the gateway listens on")
     port: int = _setting(8080, _port, "the port that the gateway listens on; 0 takes any free one")
     data: Path = _setting(lambda: default_data_folder(os.environ), _folder, "the folder that holds all state")
+    secrets_key: str = _setting(
+        "",
+        _file,
+        "the file with the key that secrets are encrypted with (default: secrets.key of the data folder)",
+    )
     engine: str = _setting("auto", _one_of("auto", "embedded"), "how sandboxes are made")
     store: str = _setting("sqlite", _one_of("sqlite"), "where the registry and the documents are kept")
     max_body: int = _setting(100 << 20, parse_size, "the largest request body, such as 100MB")

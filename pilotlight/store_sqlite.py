@@ -6,6 +6,7 @@ apart. With `synchronous=FULL` the log is on the disk before a write is answered
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import queue
@@ -127,6 +128,22 @@ class SqliteStore:
     async def drop(self, space: str) -> None:
         """Delete everything in a space."""
         await self._change(_Change(drop=space))
+
+    async def rewrite(self) -> None:
+        """Write the file anew, so that it holds nothing more of what was deleted or replaced.
+
+        Nothing else may be going on. Raises Problem `unavailable`.
+        """
+        self._check_open()
+        await asyncio.to_thread(self._rewrite)
+
+    def _rewrite(self) -> None:
+        try:
+            with contextlib.closing(_connect(self._path)) as connection:
+                connection.execute("VACUUM")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise _problem(error, self._path) from error
 
     async def close(self) -> None:
         """Finish what was begun, and let go of the files. Closing twice does nothing."""

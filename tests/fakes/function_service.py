@@ -1,13 +1,16 @@
 """A function service without sandboxes: it implements the contract in memory, and notes what was asked of it."""
 
 import asyncio
+import hashlib
 import itertools
-import time
 from collections.abc import AsyncIterator, Callable
 
 from function_service.contract import (
+    PLATFORM,
     Access,
+    Actor,
     App,
+    AuditEntry,
     Control,
     Ended,
     FunctionConfig,
@@ -24,6 +27,7 @@ from function_service.contract import (
     Revision,
     Route,
     RouteTable,
+    Scope,
     Stages,
     Usage,
     Vault,
@@ -43,7 +47,9 @@ class FakeFunctionService:
         self.data = data
         self.routes: dict[str, Route] = {}
         self.behaviours: dict[str, Behaviour] = {}
-        self.keys_by_digest: dict[str, str] = {}
+        self.keys_by_digest: dict[str, str] = {}  # keys that may all
+        self.more_keys: list[Key] = []
+        self.actors: list[Actor] = []  # who made the changes
         self.idle = 30.0
         self.gate = asyncio.Event()
         self.gate.set()
@@ -104,7 +110,23 @@ class FakeFunctionService:
         self.tell(self.table())
 
     def table(self) -> RouteTable:
-        return RouteTable(dict(self.routes), dict(self.keys_by_digest))
+        return RouteTable(dict(self.routes), {key.sha256: key for key in self.all_keys()})
+
+    def all_keys(self) -> list[Key]:
+        return [
+            *(
+                Key(id=key, name=key, sha256=digest, created=1.0)
+                for digest, key in self.keys_by_digest.items()
+            ),
+            *self.more_keys,
+        ]
+
+    def allow(self, text: str, *scopes: Scope, app: str | None = None, expires: float | None = None) -> None:
+        """Make a key whose text is known."""
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        key = Key(id=text, name=text, sha256=digest, created=1.0, scopes=scopes, app=app, expires=expires)
+        self.more_keys.append(key)
+        self.tell(self.table())
 
     def tell(self, event: RouteTable | Recall | Ended) -> None:
         for stream in self._streams:
@@ -220,7 +242,8 @@ class FakeFunctionService:
         if function not in self.routes:
             raise Problem("unknown-function", f"There is no function {function!r}.")
 
-    async def delete_function(self, function: str) -> bool:
+    async def delete_function(self, function: str, by: Actor = PLATFORM) -> bool:
+        self.actors.append(by)
         self._known(function)
         del self.routes[function]
         self.deleted.append(function)
@@ -232,7 +255,8 @@ class FakeFunctionService:
             self._known(function)
         return []
 
-    async def scale_to_zero(self, function: str) -> int:
+    async def scale_to_zero(self, function: str, by: Actor = PLATFORM) -> int:
+        self.actors.append(by)
         self._known(function)
         return 2
 
@@ -244,7 +268,8 @@ class FakeFunctionService:
         self._known(function)
         return [self._revision(function, self.routes[function].revision)]
 
-    async def rollback(self, function: str, revision: str | None) -> Revision:
+    async def rollback(self, function: str, revision: str | None, by: Actor = PLATFORM) -> Revision:
+        self.actors.append(by)
         self._known(function)
         return self._revision(function, revision or "previous")
 
@@ -260,7 +285,8 @@ class FakeFunctionService:
     async def metrics(self) -> str:
         return "# TYPE fake_metric gauge\nfake_metric 1\n"
 
-    async def empty(self, stage: str) -> None:
+    async def empty(self, stage: str, by: Actor = PLATFORM) -> None:
+        self.actors.append(by)
         if stage not in ("container", "runtime", "code", "snapshot"):
             raise Problem("not-found", f"There is no cache {stage!r}.")
         self.emptied.append(stage)
@@ -275,23 +301,36 @@ class FakeFunctionService:
     # Vault
 
     async def keys(self) -> list[Key]:
-        return [
-            Key(id=key, name=key, sha256=digest, created=time.time())
-            for digest, key in self.keys_by_digest.items()
-        ]
+        return self.all_keys()
 
-    async def create_key(self, name: str) -> tuple[Key, str]:
-        return Key(id="k2", name=name, sha256="00", created=1.0), "the-secret"
+    async def create_key(
+        self,
+        name: str,
+        scopes: tuple[Scope, ...] = (Scope.ADMIN,),
+        app: str | None = None,
+        expires: float | None = None,
+        by: Actor = PLATFORM,
+    ) -> tuple[Key, str]:
+        self.actors.append(by)
+        key = Key(id="k2", name=name, sha256="00", created=1.0, scopes=scopes, app=app, expires=expires)
+        return key, "the-secret"
 
-    async def delete_key(self, key: str) -> None:
+    async def delete_key(self, key: str, by: Actor = PLATFORM) -> None:
+        self.actors.append(by)
         raise Problem("conflict", "This is the last key.")
 
-    async def secrets(self) -> list[str]:
+    async def secrets(self, by: Actor = PLATFORM) -> list[str]:
         return sorted(self.secrets_set)
 
-    async def put_secret(self, name: str, value: str) -> None:
+    async def put_secret(self, name: str, value: str, by: Actor = PLATFORM) -> None:
+        self.actors.append(by)
         self.secrets_set[name] = value
 
-    async def delete_secret(self, name: str) -> None:
+    async def delete_secret(self, name: str, by: Actor = PLATFORM) -> None:
+        self.actors.append(by)
         if self.secrets_set.pop(name, None) is None:
             raise Problem("not-found", f"There is no secret {name}.")
+
+    async def audit(self, tail: int) -> list[AuditEntry]:
+        entry = AuditEntry(time=1.0, action="key.create", outcome="done", by=PLATFORM, details={"key": "ci"})
+        return [entry] * min(tail, 3)

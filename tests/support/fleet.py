@@ -20,6 +20,7 @@ from function_service.snapshots import Snapshots
 from pilotlight.rpc import Peer
 from pilotlight.store_memory import MemoryStore
 from runtimes.declaration import Interpreter
+from tests.support.safes import open_safe
 
 NODE = Interpreter("node", "20", "/usr/bin/node")  # one that is never made a snapshot of
 
@@ -88,7 +89,7 @@ async def world(
     `policy` is one minute fixed unless it is named.
     """
     tasks, descriptors = asyncio.all_tasks(), _descriptors()
-    registry = Registry(MemoryStore())
+    registry = Registry(MemoryStore(), open_safe())
     pool = Pool(engine, (NODE,), {"node20": waiting})
     logs = LogBook(folder)
     snapshots = Snapshots(engine, pool, (NODE,))

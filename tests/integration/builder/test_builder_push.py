@@ -1,12 +1,15 @@
 """What a pusher sees, and what a push leaves behind: real git against the whole builder."""
 
 import re
+from urllib.parse import quote
 
+import msgspec
 from toy import INTERPRETER, TOY
 
 from builder import assemble
 from builder.detect import Found
 from builder.source import Tree
+from function_service.contract import Actor
 
 
 def plain(lines):
@@ -453,3 +456,13 @@ async def test_a_problem_after_the_ref_moved_is_told_and_mended_at_the_next_chan
         "The commit is stored, but can't go live: The disk is full.",
         "It is tried again when Pilotlight starts the next time.",
     ]
+
+
+async def test_a_deploy_is_made_in_the_name_of_who_pushed(platform):
+    work = await platform.work("hello")
+    await work.commit({"handler.toy": "hi"})
+    by = Actor(key="k1", name="laptop of Ö", address="192.0.2.1", request_id="r1")
+    header = f"http.extraHeader=Pilotlight-By: {quote(msgspec.json.encode(by))}"
+    code, _ = await work.try_git("-c", header, "push", work.url, "main")
+    assert code == 0
+    assert platform.builds.deployers == [by]

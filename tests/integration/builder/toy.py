@@ -15,7 +15,7 @@ from builder.detect import Languages
 from builder.limits import Limits
 from builder.package_index import PackageIndex
 from builder.server import Builder
-from function_service.contract import Builds, Exit, Job, Output, Revision
+from function_service.contract import PLATFORM, Actor, Builds, Exit, Job, Output, Revision
 from pilotlight import sockets
 from pilotlight.datafolder import DataFolder
 from pilotlight.problems import Problem
@@ -95,6 +95,7 @@ class FakeBuilds:
         self.prepared: dict[tuple[str, str], list[Revision]] = {}
         self.live: dict[str, tuple[str, list[Revision]]] = {}
         self.activations = 0
+        self.deployers: list[Actor] = []
         self.refuse_activation: Problem | None = None
         self.hold: tuple[asyncio.Event, asyncio.Event] | None = None  # set when activating; then waited for
 
@@ -159,7 +160,7 @@ class FakeBuilds:
     async def prepare(self, app: str, commit: str, revisions: list[Revision]) -> None:
         self.prepared[app, commit] = revisions
 
-    async def activate(self, app: str, commit: str) -> None:
+    async def activate(self, app: str, commit: str, by: Actor = PLATFORM) -> None:
         if self.hold is not None:
             self.hold[0].set()
             await self.hold[1].wait()
@@ -170,6 +171,7 @@ class FakeBuilds:
         if (app, commit) not in self.prepared:
             raise Problem("not-found", f"Nothing was prepared for {app} {commit}.")
         self.activations += 1
+        self.deployers.append(by)
         self.live[app] = (commit, self.prepared[app, commit])
 
     def ids(self, app: str) -> dict[str, str]:

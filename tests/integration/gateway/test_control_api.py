@@ -97,9 +97,13 @@ async def test_secrets_keys_layers_and_guarantees(rack: Rack, key: dict[str, str
     await ask(rack, key, "DELETE", "/secrets/TOKEN", status=204)
     await ask(rack, key, "DELETE", "/secrets/TOKEN", status=404)
     keys = (await ask(rack, key, "GET", "/keys"))["keys"]
-    assert all(set(each) == {"id", "name", "created"} for each in keys)
+    assert all(set(each) == {"id", "name", "created", "scopes", "app", "expires"} for each in keys)
     made = await ask(rack, key, "POST", "/keys", {"name": "ci"}, status=201)
-    assert made == {"id": "k2", "name": "ci", "created": 1.0, "key": "the-secret"}
+    unlimited = {"scopes": ["admin"], "app": None, "expires": None}
+    assert made == {"id": "k2", "name": "ci", "created": 1.0, "key": "the-secret", **unlimited}
+    limited = {"scopes": ["invoke", "data"], "app": "shop", "expires": 4e9}
+    made = await ask(rack, key, "POST", "/keys", {"name": "ci", **limited}, status=201)
+    assert {name: made[name] for name in limited} == limited
     await ask(rack, key, "DELETE", "/keys/k1", status=409)
     assert (await ask(rack, key, "GET", "/layers"))["layers"][0]["digest"] == "d"
     assert (await ask(rack, key, "GET", "/guarantees"))["guarantees"][0]["remedy"] == "delegate one"
@@ -117,6 +121,14 @@ async def test_secrets_keys_layers_and_guarantees(rack: Rack, key: dict[str, str
         ("PUT", "/secrets/NO-DASH", b'{"value": "x"}', "NO-DASH"),
         ("POST", "/keys", b"[]", '"name"'),
         ("POST", "/keys", b'{"name": ""}', "1 to 100"),
+        ("POST", "/keys", b'{"name": "a\\nb"}', "printable"),
+        ("POST", "/keys", b'{"name": "a", "scopes": ["root"]}', "root"),
+        ("POST", "/keys", b'{"name": "a", "scopes": []}', "invoke, deploy, data, admin"),
+        ("POST", "/keys", b'{"name": "a", "app": "shop"}', "can't be for one app"),
+        ("POST", "/keys", b'{"name": "a", "scopes": ["data"], "app": "No"}', "can't name an app"),
+        ("POST", "/keys", b'{"name": "a", "expires": 1}', "future"),
+        ("POST", "/keys", b'{"name": "a", "expires": 1e99}', "future"),
+        ("GET", "/audit?tail=10001", None, "tail"),
         ("POST", "/functions/f/rollback", b'{"revision": 5}', '"revision"'),
         ("GET", "/functions/f/logs?tail=-1", None, "tail"),
         ("GET", "/functions/f/logs?tail=many", None, "tail"),

@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from function_service.contract import FunctionConfig, Revision
+from function_service.contract import FunctionConfig, Revision, Scope
 from function_service.registry import KEPT_REVISIONS, Registry
 from pilotlight.problems import Problem
 from pilotlight.store import Write
 from pilotlight.store_memory import MemoryStore
+from tests.support.safes import open_safe
 
 
 class SlowStore(MemoryStore):
@@ -51,13 +52,14 @@ def state(registry: Registry) -> Any:
 
 
 async def reloaded(registry: Registry) -> Registry:
-    other = Registry(registry._store)
+    other = Registry(registry._store, registry._safe)
     await other.load()
+    await other.open_secrets()
     return other
 
 
 async def test_what_is_prepared_is_not_live_until_it_is_activated() -> None:
-    registry = Registry(SlowStore())
+    registry = Registry(SlowStore(), open_safe())
     await registry.prepare("a", "1", [made("f")])
     assert registry.all_live() == []
     with pytest.raises(Problem, match="no function"):
@@ -68,7 +70,7 @@ async def test_what_is_prepared_is_not_live_until_it_is_activated() -> None:
 
 
 async def test_activating_what_was_not_prepared_is_refused() -> None:
-    registry = Registry(SlowStore())
+    registry = Registry(SlowStore(), open_safe())
     await push(registry, made("f"))
     for app, commit in (("a", "2"), ("b", "1")):
         with pytest.raises(Problem, match="Push it again") as caught:
@@ -77,7 +79,7 @@ async def test_activating_what_was_not_prepared_is_refused() -> None:
 
 
 async def test_functions_that_are_not_in_the_new_commit_go() -> None:
-    registry = Registry(SlowStore())
+    registry = Registry(SlowStore(), open_safe())
     await push(registry, made("f"), made("g"))
     await push(registry, made("f", 2))
     assert [r.id for r in registry.all_live()] == ["a-f-2"]
@@ -86,7 +88,7 @@ async def test_functions_that_are_not_in_the_new_commit_go() -> None:
 
 
 async def test_only_so_many_revisions_are_kept_and_the_live_one_always() -> None:
-    registry = Registry(SlowStore())
+    registry = Registry(SlowStore(), open_safe())
     for number in range(1, KEPT_REVISIONS + 4):
         await push(registry, made("f", number))
     assert len(registry.revisions["f"]) == KEPT_REVISIONS
@@ -100,7 +102,7 @@ async def test_only_so_many_revisions_are_kept_and_the_live_one_always() -> None
 
 
 async def test_rolling_back_goes_to_the_one_before_or_the_one_named() -> None:
-    registry = Registry(SlowStore())
+    registry = Registry(SlowStore(), open_safe())
     for number in (1, 2, 3):
         await push(registry, made("f", number))
     assert (await registry.rollback("f", None)).id == "a-f-2"
@@ -114,7 +116,7 @@ async def test_rolling_back_goes_to_the_one_before_or_the_one_named() -> None:
 
 
 async def test_a_name_belongs_to_one_app_also_when_two_push_at_once() -> None:
-    registry = Registry(SlowStore())
+    registry = Registry(SlowStore(), open_safe())
     await registry.prepare("a", "1", [made("f")])
     await registry.prepare("b", "1", [made("f", app="b")])
     answers = await asyncio.gather(
@@ -129,7 +131,7 @@ async def test_a_name_belongs_to_one_app_also_when_two_push_at_once() -> None:
 
 
 async def test_what_another_app_prepared_can_be_neither_rolled_back_to_nor_deleted_with_it() -> None:
-    registry = Registry(SlowStore())
+    registry = Registry(SlowStore(), open_safe())
     await registry.prepare("b", "1", [made("f", 1, app="b")])
     await push(registry, made("f", 2))
     with pytest.raises(Problem, match="no revision before"):
@@ -143,7 +145,7 @@ async def test_what_another_app_prepared_can_be_neither_rolled_back_to_nor_delet
 
 
 async def test_a_function_deleted_between_preparing_and_activating_is_no_broken_route() -> None:
-    registry = Registry(SlowStore())
+    registry = Registry(SlowStore(), open_safe())
     await push(registry, made("f"), made("g"))
     await registry.prepare("a", "2", [made("f", 2)])
     await registry.delete("f")
@@ -155,7 +157,7 @@ async def test_a_function_deleted_between_preparing_and_activating_is_no_broken_
 
 
 async def test_deleting_the_last_function_deletes_the_app() -> None:
-    registry = Registry(SlowStore())
+    registry = Registry(SlowStore(), open_safe())
     await push(registry, made("f"), made("g"))
     assert (await registry.delete("f"), "a" in registry.apps) == (False, True)
     assert (await registry.delete("g"), "a" in registry.apps) == (True, False)
@@ -165,7 +167,7 @@ async def test_deleting_the_last_function_deletes_the_app() -> None:
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "A", "x" * 64, "-a", "a\n"])
 async def test_names_that_could_lead_elsewhere_are_refused(name: str) -> None:
-    registry = Registry(SlowStore())
+    registry = Registry(SlowStore(), open_safe())
     for app, function in ((name, "f"), ("a", name)):
         with pytest.raises(Problem, match="can't be a name"):
             await registry.prepare(app, "1", [made(function)])
@@ -173,8 +175,11 @@ async def test_names_that_could_lead_elsewhere_are_refused(name: str) -> None:
 
 
 async def test_the_last_key_stays_also_when_two_are_withdrawn_at_once() -> None:
-    registry = Registry(SlowStore())
-    (one, text), (two, _) = await registry.create_key("one"), await registry.create_key("two")
+    registry = Registry(SlowStore(), open_safe())
+    (one, text), (two, _) = (
+        await registry.create_key("one", (Scope.ADMIN,), None, None),
+        await registry.create_key("two", (Scope.ADMIN,), None, None),
+    )
     assert text.startswith("pl_")
     assert text not in str(state(registry))
     answers = await asyncio.gather(
@@ -188,7 +193,7 @@ async def test_the_last_key_stays_also_when_two_are_withdrawn_at_once() -> None:
 
 
 async def test_a_secret_that_a_live_function_names_stays() -> None:
-    registry = Registry(SlowStore())
+    registry = Registry(SlowStore(), open_safe())
     await registry.put_secret("TOKEN", "x")
     await push(registry, made("f", secrets=("TOKEN",)))
     with pytest.raises(Problem, match="named by f") as caught:
@@ -203,7 +208,7 @@ async def test_a_secret_that_a_live_function_names_stays() -> None:
 @pytest.mark.parametrize("turns", range(6))
 @pytest.mark.parametrize("change", ["prepare", "activate", "rollback", "delete", "create_key", "put_secret"])
 async def test_memory_and_store_agree_after_a_change_whose_caller_went(change: str, turns: int) -> None:
-    registry = Registry(SlowStore())
+    registry = Registry(SlowStore(), open_safe())
     await push(registry, made("f", 1))
     await push(registry, made("f", 2))
     await registry.prepare("a", "3", [made("f", 3)])
@@ -212,7 +217,7 @@ async def test_memory_and_store_agree_after_a_change_whose_caller_went(change: s
         "activate": ("a", "3"),
         "rollback": ("f", None),
         "delete": ("f",),
-        "create_key": ("name",),
+        "create_key": ("name", (Scope.ADMIN,), None, None),
         "put_secret": ("NAME", "value"),
     }
     call = asyncio.ensure_future(getattr(registry, change)(*arguments[change]))
@@ -225,7 +230,7 @@ async def test_memory_and_store_agree_after_a_change_whose_caller_went(change: s
 
 
 async def test_layers_of_everything_kept_or_prepared_are_in_use() -> None:
-    registry = Registry(SlowStore())
+    registry = Registry(SlowStore(), open_safe())
     await push(registry, made("f", 1))
     await registry.prepare("a", "2", [msgspec.structs.replace(made("f", 2), dependencies="deps")])
     assert registry.layers_in_use() == {"code-f-1", "code-f-2", "deps"}
