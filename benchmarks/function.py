@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise Problem("invalid-request", f"{found.url}: cold starts are measured over plain HTTP only.")
     caller = Caller((parts.hostname or "", parts.port or 80), key=found.key)
     runtime = status["config"]["runtime"]
-    language = next((each for each in languages() if runtime.startswith(each.name)), None)
+    language = next(iter(languages([runtime])), None)
     try:
         for _ in range(_BEFORE):  # after which the platform has taken a snapshot, if it means to
             _cold(found, caller, arguments)

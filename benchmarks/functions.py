@@ -1,9 +1,9 @@
 """The functions that the benchmarks deploy: a hello in each language, and two with a purpose."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from runtimes.declaration import load_all
+from runtimes.declaration import choose, load_all
 
 _MANIFEST = '[functions.NAME]\npath = "."\naccess = "public"\ncpu = 1.0\n'
 IN_ONE_APP = 100
@@ -48,12 +48,25 @@ _SLOW = {
     },
 }
 
+# A megabyte of code, most of which is never called, as in large packages
+_LARGE = {
+    "handler.mjs": 'import { ANSWER } from "./heavy.mjs";\nexport default () => new Response(ANSWER);\n',
+    "heavy.mjs": "".join(
+        f"function f{n}(a, b) {{\n  const c = (x) => [x, `${{a}}-{n}`].map((y) => y + b);\n"
+        f"  if (a > {n}) return c(a);\n"
+        f"  for (const d of c(b)) a = {{ d, {'e' * (n % 50 + 1)}: [a, b] }};\n  return a;\n}}\n"
+        for n in range(6000)
+    )
+    + "".join(f"f{n}({n}, 1);\n" for n in range(0, 6000, 10))
+    + "export const ANSWER = 'hello';\n",
+}
+
 HELLO = {
     "python": {"handler.py": "def handle(request):\n    return 'hello'\n"},
     "node": {"handler.mjs": "export default () => new Response('hello')\n"},
     "native": {"handler": _PERL},
 }
-SLOW = {"python": _SLOW}
+SLOW = {"python": _SLOW, "node": _LARGE}
 
 # Answers many calls at a time, so that one instance is enough however many connections there are
 CONCURRENT = {"handler.py": "async def handle(request):\n    return 'hello'\n"}
@@ -69,19 +82,21 @@ HOLDING = {
 
 @dataclass(frozen=True)
 class Language:
-    """A runtime that this machine has."""
+    """An interpreter of this machine: of which runtime, and by what name a manifest asks for it."""
 
     name: str
+    pin: str
     executable: str
 
 
-def languages() -> list[Language]:
-    """Return the runtimes of this machine for which there is a hello, each in its newest version."""
-    found = {}
-    for runtime in load_all().values():
-        for interpreter in runtime.find():
-            found[runtime.name] = Language(runtime.name, interpreter.executable)
-    return [found[name] for name in HELLO if name in found]
+def languages(wanted: Iterable[str] = HELLO) -> list[Language]:
+    """Return the interpreters that the platform takes for these names ("node", "node22"), if it has one."""
+    return [
+        Language(runtime.name, name, interpreter.executable)
+        for name in wanted
+        for runtime in load_all().values()
+        if runtime.name in HELLO and (interpreter := choose(runtime.find(), name)) is not None
+    ]
 
 
 def manifest(name: str, **settings: str) -> dict[str, str]:

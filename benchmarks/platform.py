@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
+from benchmarks import processes
 from pilotlight.datafolder import DataFolder
 
 _START_DEADLINE = 60.0  # seconds
 _IDLE_WITHIN = 20.0  # seconds in which sandboxes that are ending must be gone
+_LOOK, _BUSY = 0.1, 0.015  # seconds, and those of processor time within them that count
 _COMMAND = (sys.executable, "-P", "-m", "cli.main")
 
 
@@ -111,6 +113,16 @@ class Platform:
                     raise
                 time.sleep(0.01)
             else:
+                return
+
+    def settle(self) -> None:
+        """Wait until it does next to nothing, such as making anew what was emptied; at most a while."""
+        deadline = time.monotonic() + _IDLE_WITHIN
+        used = processes.cpu_seconds(processes.tree(self.pid))
+        while time.monotonic() < deadline:
+            time.sleep(_LOOK)
+            before, used = used, processes.cpu_seconds(processes.tree(self.pid))
+            if abs(used - before) < _BUSY:
                 return
 
     def to_zero(self, name: str) -> None:

@@ -51,8 +51,15 @@ def test_cold_starts_by_what_was_cached(tmp_path):
 def test_cold_starts_of_other_runtimes(runtime, tmp_path):
     if not any(i.runtime == runtime for r in load_all().values() for i in r.find()):
         pytest.skip(f"this machine has no {runtime.capitalize()}")
-    bench("cold-start", "--quick", "--rounds", "1", "--runtime", runtime, "--json", str(tmp_path / "json"))
-    assert f"hello-{runtime}, nothing cached" in figures(tmp_path / "json")
+    flags = ("--runtime", runtime, "--runtime", "node99", "--json", str(tmp_path / "json"))
+    done = bench("cold-start", "--quick", "--rounds", "1", *flags)
+    found = figures(tmp_path / "json")
+    assert f"hello-{runtime}, nothing cached" in found
+    assert (f"slow-{runtime}, all three cached" in found) == (runtime == "node")
+    sandboxed = "bwrap: the program, until it answers"
+    if sandboxed in found:
+        assert found["hello-native, all three cached"].baseline == sandboxed
+    assert "node99 is left out" in done.stdout
 
 
 def test_warm_calls_beside_the_instance_and_a_bare_relay(tmp_path):
