@@ -69,6 +69,14 @@ def keep_key(repository: Path, platform: str, key: str) -> None:
         run(repository, "config", "--local", "--add", "include.path", _KEY_FILE)
 
 
+def kept_key(repository: Path, platform: str) -> str | None:
+    """Return the key that this repository has for the platform, or None."""
+    config = Path(repository, run(repository, "rev-parse", "--git-path", "config"))
+    file = config.with_name(_KEY_FILE)
+    words = ("config", "--file", str(file), "--get", f"http.{platform}/git/.extraHeader")
+    return attempt(repository, *words).stdout.strip().rpartition(" ")[2] or None
+
+
 def app_name(folder_name: str) -> str:
     """Make a valid app name of a folder's. Raises Problem where nothing is left of it."""
     name = re.sub(r"[^a-z0-9]+", "-", folder_name.lower()).lstrip("-0123456789")[:63].rstrip("-")

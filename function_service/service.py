@@ -239,12 +239,13 @@ class ControlDoor:
 
     async def rollback(self, function: str, revision: str | None, by: Actor = PLATFORM) -> Revision:
         """Make a former revision live."""
-        work = self._rollback(function, revision)
-        details = {"function": function, "revision": revision or "the one before"}
+        details: dict[str, object] = {"function": function, "revision": revision}
+        work = self._rollback(function, revision, details)
         return await self._audit.during("function.rollback", by, work, details)
 
-    async def _rollback(self, function: str, revision: str | None) -> Revision:
+    async def _rollback(self, function: str, revision: str | None, details: dict[str, object]) -> Revision:
         wanted = await self._registry.rollback(function, revision)
+        details["revision"] = wanted.id
         self._invocations.publish()
         return wanted
 

@@ -1,6 +1,8 @@
-"""`pilotlight secrets list|set|delete`: what functions must know and nobody else."""
+"""`pilotlight secrets list|set|delete|discard`: what functions must know and nobody else."""
 
+import asyncio
 import getpass
+import os
 import sys
 
 import click
@@ -8,7 +10,9 @@ import click
 from cli import client, complete, output
 from cli.commands import flags
 from cli.group import Group
+from pilotlight.datafolder import DataFolder
 from pilotlight.problems import Problem
+from pilotlight.settings import current
 
 _name = click.argument("name", metavar="NAME", help="the secret", shell_complete=complete.secrets)
 
@@ -53,6 +57,33 @@ def delete(name: str) -> None:
     """Delete a secret, which no function may name any more. Raises Problem."""
     client.find().call("DELETE", client.path("secrets", name))
     print(f"{name} is deleted")
+
+
+@command.command(help="Forget all, where their key is lost and the platform does not start.")
+def discard() -> None:
+    """Delete what nobody can read any more from the data folder, on which nothing runs. Raises Problem."""
+    data = DataFolder(current().data)
+    if not data.registry.exists():
+        raise Problem(
+            "not-found", f"There is no platform in {data.root}. Name its data folder: PILOTLIGHT_DATA"
+        )
+    claim = data.lock()
+    try:
+        names = asyncio.run(_discard(data))
+    finally:
+        os.close(claim)
+    print(f"Forgotten: {', '.join(names)}" if names else "There was no secret.")
+
+
+async def _discard(data: DataFolder) -> list[str]:
+    from function_service.registry import discard_secrets
+    from pilotlight.store_sqlite import SqliteStore
+
+    store = await SqliteStore.open(data.registry)
+    try:
+        return await discard_secrets(store)
+    finally:
+        await store.close()
 
 
 def _read(name: str) -> str:

@@ -209,10 +209,24 @@ def test_the_key_is_in_no_url_and_in_a_file_for_its_owner_alone(up):
     assert key not in (app.folder / ".git" / "config").read_text()
     assert app.git("remote", "get-url", "pilotlight").stdout.strip() == f"{up.url}/git/private.git"
     holder = app.folder / ".git" / "pilotlight-key"
-    assert key in holder.read_text()
+    kept = holder.read_text()
+    assert "Authorization: Bearer pl_" in kept
+    assert key not in kept, "it is good for everything, the repository needs less"
     assert holder.stat().st_mode & 0o777 == 0o600
+    (made,) = [
+        each for each in json.loads(up.run("keys", "list", "--json").stdout) if each["app"] == "private"
+    ]
+    assert made["scopes"] == ["deploy"]
     again = up.run("remote", "add", cwd=app.folder)
     assert again.returncode == 0
+    assert holder.read_text() == kept
+    up.run("keys", "delete", made["id"])
+    assert up.run("remote", "add", cwd=app.folder).returncode == 0
+    assert holder.read_text() != kept
+    (anew,) = [
+        each for each in json.loads(up.run("keys", "list", "--json").stdout) if each["app"] == "private"
+    ]
+    assert anew["id"] != made["id"]
     assert app.git("config", "--get-all", "include.path").stdout.split() == ["pilotlight-key"]
 
 

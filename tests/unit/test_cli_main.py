@@ -47,7 +47,7 @@ def test_every_command_explains_itself(name, capsys):
     [
         (["list", "--jsn"], "'--jsn'. Did you mean '--json'? See pilotlight list --help"),
         (["secrets"], "Missing command. See pilotlight secrets --help"),
-        (["secrets", "sat"], "Did you mean 'set'? There are: list, set, delete."),
+        (["secrets", "sat"], "Did you mean 'set'? There are: list, set, delete, discard."),
         (["invoke"], "Missing argument 'NAME'. See pilotlight invoke --help"),
         (["invoke", "hello", "-H", "nothing"], "write it like 'Name: value'. See pilotlight invoke --help"),
         (["logs", "hello", "--tail", "all"], "'all' is not a valid integer. See pilotlight logs --help"),
