@@ -23,6 +23,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "list": ("cli.commands.list", "list the functions"),
     "ps": ("cli.commands.ps", "list the instances that run now"),
     "logs": ("cli.commands.logs", "show what a function printed"),
+    "invocations": ("cli.commands.invocations", "list the latest calls of a function"),
+    "explain": ("cli.commands.explain", "tell the story of one request"),
     "invoke": ("cli.commands.invoke", "call a function"),
     "revisions": ("cli.commands.revisions", "list the revisions of a function that are kept"),
     "rollback": ("cli.commands.rollback", "make a former revision of a function live again"),

@@ -14,6 +14,10 @@ from function_service.pool import Pool
 from function_service.snapshots import Snapshots
 from pilotlight.problems import Problem
 
+_MARK = (
+    "\x1e"  # begins a line by which a shim says for which request the next ones are (runtimes/contract.md)
+)
+_LONGEST_ID = 129  # characters of such a line
 _LAST_WORDS = 0.5  # seconds to read what a dead process has printed
 _NATIVE_LIMIT = 10.0  # seconds within which a native program must listen
 _MARGIN = 0.1  # seconds by which the cause of a late start comes before the caller's own deadline
@@ -87,13 +91,23 @@ async def _bury(engine: Engine, sandbox: Sandbox, collector: asyncio.Task[None],
 async def _collect(instance: Instance, logs: LogBook | None) -> None:
     """Keep every line that an instance prints, until it is dead."""
     reader = LineReader(instance.sandbox.output)
+    request = ""
     try:
         async for batch in reader.batches():
-            instance.tail.extend(line for line, _ in batch)
-            if logs is not None:
-                now = time.time()
-                entries = [LogLine(time=now, instance=instance.id, line=a, truncated=b) for a, b in batch]
-                logs.append(instance.function, entries)
+            now = time.time()
+            lines = []
+            for line, truncated in batch:
+                if line.startswith(_MARK):
+                    request = line[1:_LONGEST_ID]
+                else:
+                    instance.tail.append(line)
+                    lines.append(
+                        LogLine(
+                            time=now, instance=instance.id, line=line, truncated=truncated, request=request
+                        )
+                    )
+            if logs is not None and lines:
+                logs.append(instance.function, lines)
     finally:
         reader.close()
 

@@ -176,12 +176,19 @@ class Usage(Struct, frozen=True, gc=False):
 
     function: str
     revision: str
-    instance: str
+    instance: str  # empty where it got none
     request_id: str
     started: float  # seconds since the epoch
     duration: float  # seconds
     status: int
     cold: bool
+    method: str = ""
+    path: str = ""  # what the function saw, without the query, which may hold what is nobody's business
+    caller: str = ""  # the function that called, if it was one
+    waited: float = 0.0  # seconds until it had an instance
+    stages: Stages | None = None  # of the start that it waited for
+    problem: str = ""  # kind of the platform's error that was answered in place of the function's answer
+    detail: str = ""  # what that said
 
 
 class Invocations(Protocol):
@@ -266,6 +273,15 @@ class LogLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
     instance: str
     line: str
     truncated: bool = False
+    request: str = ""  # the request that the instance was busy with, where that is known
+
+
+class Story(Struct, frozen=True, kw_only=True):
+    """What is remembered of one call."""
+
+    call: Usage
+    lines: list[LogLine]  # that its instance printed meanwhile
+    instance_end: str = ""  # why its instance has ended since, if it has, and lately
 
 
 class Layer(Struct, frozen=True, kw_only=True):
@@ -331,7 +347,18 @@ class Control(Protocol):
         ...
 
     def logs(self, function: str, tail: int, follow: bool) -> AsyncIterator[LogLine]:
-        """Yield the last `tail` lines, then, if `follow`, each new one."""
+        """Yield the last `tail` lines, then, if `follow`, each new one.
+
+        A line names its request where the runtime says it, or the call has been reported by then.
+        """
+        ...
+
+    async def invocations(self, function: str, tail: int, failed: bool) -> list[Usage]:
+        """List the latest calls that have ended, oldest first; if `failed`, those with a 5xx or none."""
+        ...
+
+    async def story(self, request: str) -> list[Story]:
+        """Tell all that is remembered of the calls of one request, in their order. Raises `not-found`."""
         ...
 
     async def layers(self) -> list[Layer]:

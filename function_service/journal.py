@@ -67,11 +67,6 @@ class Journal(Generic[E]):
         }
         return sorted(names)
 
-    def delete(self, function: str) -> None:
-        """Forget the entries of a function."""
-        for path in self._files(function):
-            path.unlink(missing_ok=True)
-
     def delete_others(self, functions: Iterable[str]) -> None:
         """Forget the entries of all functions that are not among these."""
         kept = {path for function in functions for path in self._files(function)}

@@ -1,20 +1,22 @@
-"""What functions print: kept in a journal, and told live to who follows."""
+"""What functions print, and what calls they had: kept in journals, and the lines told live to who follows."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from pathlib import Path
 
-from function_service.contract import LogLine
+from function_service.contract import LogLine, Usage
 from function_service.journal import Journal
 
 _FOLLOWER = 1000  # lines that wait for a slow follower
 
 
 class LogBook:
-    """The logs of all functions, in one folder."""
+    """The logs of all functions, in one folder; `calls` are the calls that have ended."""
 
     def __init__(self, folder: Path) -> None:
+        (folder / "calls").mkdir(parents=True, exist_ok=True)
         self._journal = Journal(folder, LogLine, "Logs of functions")
+        self.calls = Journal(folder / "calls", Usage, "Reports of calls")
         self._followers: dict[str, set[asyncio.Queue[LogLine]]] = {}
 
     def append(self, function: str, lines: Sequence[LogLine]) -> None:
@@ -45,10 +47,8 @@ class LogBook:
             if not followers:
                 self._followers.pop(function, None)
 
-    def delete(self, function: str) -> None:
-        """Forget what a function printed."""
-        self._journal.delete(function)
-
     def delete_others(self, functions: Iterable[str]) -> None:
-        """Forget what functions printed that are not among these: an instance may outlive its function."""
-        self._journal.delete_others(functions)
+        """Forget functions that are not among these: an instance may outlive its function."""
+        kept = set(functions)
+        self._journal.delete_others(kept)
+        self.calls.delete_others(kept)

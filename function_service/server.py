@@ -88,7 +88,7 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
         metrics = Metrics()
         fleet.observe = metrics.started
         pool.observe = metrics.took
-        invocations = InvocationsDoor(registry, fleet, metrics)
+        invocations = InvocationsDoor(registry, fleet, metrics, logs)
         server = Server(
             data.socket("function-service"),
             {

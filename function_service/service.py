@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from function_service import imports
+from function_service import imports, stories
 from function_service.audit import AuditLog
 from function_service.contract import (
     PLATFORM,
@@ -30,6 +30,7 @@ from function_service.contract import (
     Route,
     RouteTable,
     Stages,
+    Story,
     Usage,
 )
 from function_service.engines.base import Engine
@@ -48,16 +49,18 @@ from runtimes.declaration import Interpreter, load_all
 _BREATH = 1.0  # seconds that a process which broke off a call has to end by itself
 _LAST_WORDS = 0.5  # seconds to read what it printed
 _MAX_TAIL = 10_000
+_TIED = 20_000  # of the latest calls, among which the request of a line is looked for
 _CACHES = (*Stages.__struct_fields__, "snapshot")
 
 
 class InvocationsDoor:
     """Implements contract.Invocations."""
 
-    def __init__(self, registry: Registry, fleet: Fleet, metrics: Metrics) -> None:
+    def __init__(self, registry: Registry, fleet: Fleet, metrics: Metrics, logs: LogBook) -> None:
         self._registry = registry
         self._fleet = fleet
         self._metrics = metrics
+        self._logs = logs
 
     def table(self) -> RouteTable:
         """Return the routes and keys as they are now."""
@@ -124,9 +127,15 @@ class InvocationsDoor:
 
     async def report(self, calls: list[Usage]) -> None:
         """Take calls into account (see contract)."""
+        by_function: dict[str, list[Usage]] = {}
         for call in calls:
-            self._fleet.record(call.function, call.instance, call.started, call.duration)
-            self._metrics.call(call)
+            by_function.setdefault(call.function, []).append(call)
+            if call.instance:
+                self._fleet.record(call.function, call.instance, call.started, call.duration)
+                self._metrics.call(call)
+        for function, its in by_function.items():
+            if self._registry.owner(function) is not None:  # else it was deleted meanwhile
+                self._logs.calls.append(function, its)
 
 
 class ControlDoor:
@@ -252,10 +261,38 @@ class ControlDoor:
     async def logs(self, function: str, tail: int, follow: bool) -> AsyncGenerator[LogLine, None]:
         """Yield log lines."""
         self._registry.live(function)
+        calls = await asyncio.to_thread(self._logs.calls.tail, function, _TIED)
+        known = stories.CallsByInstance(calls)
         lines = self._logs.read(function, min(max(tail, 0), _MAX_TAIL), follow=follow)
         async with contextlib.aclosing(lines):
             async for line in lines:
-                yield line
+                yield known.named(line)
+
+    async def invocations(self, function: str, tail: int, failed: bool) -> list[Usage]:
+        """List the latest calls of a function."""
+        self._registry.live(function)
+        calls = await asyncio.to_thread(self._logs.calls.tail, function, _TIED)
+        chosen = [c for c in calls if c.status >= 500 or not c.instance] if failed else calls
+        return chosen[len(chosen) - min(max(tail, 0), len(chosen), _MAX_TAIL) :]
+
+    async def story(self, request: str) -> list[Story]:
+        """Tell what is remembered of a request (see contract)."""
+        found = await asyncio.to_thread(stories.find, request, self._logs)
+        if not found:
+            raise Problem(
+                "not-found",
+                f"No call of the request {request[:128]!r} is remembered. Its name is the X-Request-Id of "
+                "an answer; calls are known a second after their end, and of each function the latest stay.",
+            )
+        return [Story(call=call, lines=lines, instance_end=self._ending(call)) for call, lines in found]
+
+    def _ending(self, call: Usage) -> str:
+        instance = self._fleet.held(call.instance)
+        if instance is None or instance.state is not State.ENDED:
+            return ""
+        if instance.reason not in ("", ENDED_BY_ITSELF) or not instance.sandbox.ended.done():
+            return instance.reason
+        return explain(instance.sandbox.ended.result(), instance.revision.config.memory)[1].rstrip(".")
 
     async def layers(self) -> list[Layer]:
         """List the layers."""

@@ -20,6 +20,7 @@ from gateway.operations import (
     Apps,
     Audit,
     CreatedKey,
+    EndedCalls,
     EndedInstances,
     Functions,
     Guarantees,
@@ -35,6 +36,7 @@ from gateway.operations import (
     Rollback,
     Secrets,
     SecretValue,
+    Stories,
 )
 from gateway.relay import Relay
 from gateway.routing import Routes
@@ -197,6 +199,18 @@ class ControlApi:
             pass  # the gateway is shutting down: `close` made the time run out
         await response.write_eof()
         return response
+
+    async def list_invocations(self, request: web.Request) -> EndedCalls:
+        """GET /functions/{name}/invocations."""
+        (operation,) = (each for each in OPERATIONS if each.name == "list_invocations")
+        tail, failed = (_query(request, each) for each in operation.query)
+        return EndedCalls(
+            await self._control.invocations(request.match_info["name"], int(tail), bool(failed))
+        )
+
+    async def explain_request(self, request: web.Request) -> Stories:
+        """GET /requests/{id}."""
+        return Stories(await self._control.story(request.match_info["id"]))
 
     async def trace_imports(self, request: web.Request) -> Imports:
         """POST /functions/{name}/imports."""

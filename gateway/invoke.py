@@ -28,6 +28,8 @@ from pilotlight.problems import Problem
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 3  # instances that may turn out to be dead before one takes the call
+_PATH = 200  # characters of a path that are remembered
+_NOT_ADMITTED = frozenset({"key-required", "forbidden"})  # strangers fill no function's memory of its calls
 GONE = 499  # what is counted and logged for a call whose caller went away, as nginx does
 
 
@@ -258,17 +260,24 @@ class Calls:
         start = "none" if held is None else "cold" if call.cold else "warm"
         if route is not None:
             self._meter.call(route.function, status, start, duration)
-        if held is not None:
+        if route is not None and (problem is None or problem.kind not in _NOT_ADMITTED):
             self._reports.add(
                 Usage(
-                    function=held.lease.function,
-                    revision=held.lease.revision,
-                    instance=held.lease.instance,
+                    function=route.function,
+                    revision=route.revision if held is None else held.lease.revision,
+                    instance="" if held is None else held.lease.instance,
                     request_id=call.request_id,
                     started=time.time() - duration,
                     duration=duration,
                     status=status,
                     cold=call.cold,
+                    method=call.method,
+                    path=call.target.partition("?")[0][:_PATH],
+                    caller=call.caller or "",
+                    waited=duration if held is None else call.waited,
+                    stages=held.lease.stages if held is not None and call.cold else None,
+                    problem="" if problem is None else problem.kind,
+                    detail="" if problem is None else problem.detail,
                 )
             )
         level = logging.INFO if problem is not None or status >= GONE else logging.DEBUG

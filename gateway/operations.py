@@ -15,6 +15,8 @@ from function_service.contract import (
     LogLine,
     Revision,
     Scope,
+    Story,
+    Usage,
 )
 
 BASE = "/api/v1"
@@ -110,6 +112,18 @@ class Audit(Struct):
     """The last entries of the audit log, oldest first."""
 
     entries: list[AuditEntry]
+
+
+class EndedCalls(Struct):
+    """Calls that have ended, oldest first."""
+
+    invocations: list[Usage]
+
+
+class Stories(Struct):
+    """What is remembered of the calls of one request: several, where functions called each other."""
+
+    stories: list[Story]
 
 
 class Imports(Struct):
@@ -254,6 +268,27 @@ OPERATIONS: tuple[Operation, ...] = (
         ),
         problems=_FUNCTION,
         scope=_DEPLOY,
+    ),
+    Operation(
+        "GET",
+        "/functions/{name}/invocations",
+        "list_invocations",
+        "List the latest calls of a function that have ended, oldest first.",
+        EndedCalls,
+        query=(
+            Query("tail", "integer", 100, "How many of the latest calls.", maximum=10_000),
+            Query("failed", "boolean", default=False, summary="Only those with a status of 500 or more."),
+        ),
+        problems=_FUNCTION,
+        scope=_DEPLOY,
+    ),
+    Operation(
+        "GET",
+        "/requests/{id}",
+        "explain_request",
+        "Tell all that is remembered of the calls of one request, in their order.",
+        Stories,
+        problems=("not-found",),
     ),
     Operation(
         "POST",

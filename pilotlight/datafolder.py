@@ -19,7 +19,7 @@ class DataFolder:
     platform.json    the address and the process of the platform that runs now
     registry.db      apps, functions, revisions, keys, secrets (function service)
     layers/          the code layers, one folder a digest (function service)
-    logs/            what functions printed (function service)
+    logs/            what functions printed, and their calls (function service)
     data/            the documents (baas)
     repositories/    the bare git repositories (builder)
     builds/          work folders of builds that run now (builder)

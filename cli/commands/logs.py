@@ -17,7 +17,7 @@ from pilotlight.problems import Problem
 @click.option("--tail", type=int, default=100, metavar="N", help="how many former lines (default 100)")
 @click.option("--json", "as_json", is_flag=True, help="print JSON for machines, an object a line")
 def command(name: str, *, follow: bool, tail: int, as_json: bool) -> None:
-    """Print one line for each that was printed: time, instance, text. Raises Problem."""
+    """Print one line for each that was printed: time, instance, request if known, text. Raises Problem."""
     query = f"?tail={max(tail, 0)}&follow={'true' if follow else 'false'}"
     where = client.path("functions", name, "logs") + query
     with client.find().request("GET", where, timeout=None if follow else 60.0) as response:
@@ -32,4 +32,5 @@ def command(name: str, *, follow: bool, tail: int, as_json: bool) -> None:
 
 def _text(line: dict[str, Any]) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line["time"]))
-    return f"{when} {line['instance']} {line['line']}{' […]' if line.get('truncated') else ''}"
+    tied = f" {line['request']}" if line.get("request") else ""
+    return f"{when} {line['instance']}{tied} {line['line']}{' […]' if line.get('truncated') else ''}"

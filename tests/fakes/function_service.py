@@ -29,6 +29,7 @@ from function_service.contract import (
     RouteTable,
     Scope,
     Stages,
+    Story,
     Usage,
     Vault,
 )
@@ -278,6 +279,15 @@ class FakeFunctionService:
             yield line
         while follow:
             await asyncio.Event().wait()
+
+    async def invocations(self, function: str, tail: int, failed: bool) -> list[Usage]:
+        return [u for u in self.usage if u.function == function and (not failed or u.status >= 500)][-tail:]
+
+    async def story(self, request: str) -> list[Story]:
+        found = [Story(call=usage, lines=[]) for usage in self.usage if usage.request_id == request]
+        if not found:
+            raise Problem("not-found", f"No call of the request {request!r} is remembered.")
+        return found
 
     async def layers(self) -> list[Layer]:
         return [Layer(digest="d", kind="code", description="x", size=1, created=1.0)]

@@ -70,10 +70,18 @@ class App:
         assert done.returncode == 0, done.stderr
 
 
-def call(up: Up, target: str, *, method: str = "GET", body: bytes | None = None, key: bool = True) -> Answer:
+def call(
+    up: Up,
+    target: str,
+    *,
+    method: str = "GET",
+    body: bytes | None = None,
+    key: bool = True,
+    headers: dict[str, str] | None = None,
+) -> Answer:
     """Call a function: target is NAME/rest."""
     platform = up.platform
     platform.key = platform.key if key else None
-    with platform.request(method, f"/function/{target}", body) as response:
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, headers, response.read())
+    with platform.request(method, f"/function/{target}", body, headers) as response:
+        received = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, received, response.read())

@@ -192,3 +192,30 @@ assert not [name for name in sys.modules if "rehearsal" in name and not name.sta
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_lines_are_marked_with_their_requests(tmp_path):
+    """Also those of threads, of the error stream, and of nobody; a line that goes on is not broken up."""
+    program = """
+import contextvars, sys, threading
+from pilotlight_parts import output
+output.mark()
+print("import")
+output.request.set("one")
+print("a")
+print("b", file=sys.stderr)
+print("half", end=" ", flush=True)
+output.request.set("two")
+print("line")
+print("c")
+threading.Thread(target=print, args=("nobody's",)).start()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=SHIM,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=True,
+    )
+    said = done.stdout.decode().split("\n")
+    assert said == ["import", "\x1eone", "a", "b", "half line", "\x1etwo", "c", "\x1e", "nobody's", ""]

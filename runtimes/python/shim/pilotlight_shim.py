@@ -20,7 +20,7 @@ from typing import Any, Callable
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  -I leaves it out
 
-from pilotlight_parts import blocking, loading, messages, rehearsal, snapshots
+from pilotlight_parts import blocking, loading, messages, output, rehearsal, snapshots
 from pilotlight_parts.application import Application
 from pilotlight_parts.loading import LoadError
 
@@ -62,6 +62,7 @@ def preload() -> None:
     for name in _PRELOADED.split():
         with contextlib.suppress(ImportError):  # some distributions leave parts of the standard library out
             importlib.import_module(name)
+    output.mark()
     rehearsal.prepare()
     rehearsal.answer_evented()
 

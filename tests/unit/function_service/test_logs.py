@@ -1,12 +1,13 @@
 """The book of logs: bounded, followed live, forgotten when told."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
 
 from function_service import journal, logs
-from function_service.contract import LogLine
+from function_service.contract import LogLine, Usage
 from function_service.logs import LogBook
 
 
@@ -46,7 +47,8 @@ def test_a_line_that_was_cut_off_by_a_crash_is_passed_over(tmp_path: Path) -> No
 def test_lines_without_room_are_lost_and_that_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    book = LogBook(tmp_path / "missing")
+    book = LogBook(tmp_path / "book")
+    shutil.rmtree(tmp_path / "book")
     book.append("f", [line(1)])
     book.append("f", [line(2)])
     assert caplog.text.count("Logs of functions are being lost") == 1
@@ -91,7 +93,9 @@ def test_what_is_deleted_is_gone_and_others_stay(tmp_path: Path) -> None:
     book = LogBook(tmp_path)
     for name in ("f", "g", "h"):
         book.append(name, [line(1)])
-    book.delete("f")
-    book.delete("never-printed")
-    book.delete_others(["h", "i"])
-    assert [path.name for path in tmp_path.iterdir()] == ["h.jsonl"]
+        book.calls.append(name, [Usage(name, "r", "i", "q", 0.0, 0.1, 200, cold=False)])
+    book.delete_others(name for name in ("h", "i"))
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*.jsonl"))] == [
+        "calls/h.jsonl",
+        "h.jsonl",
+    ]

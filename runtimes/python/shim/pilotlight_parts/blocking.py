@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Callable
 
-from . import failures, wire
+from . import failures, output, wire
 from .messages import Answer, Unencodable, encode_piece, with_kind
 
 _READ = 64 << 10
@@ -196,7 +196,9 @@ class Server:
                     connection.buffer = buffer
                     return True
                 head = wire.Head(buffer[:end])
+                output.request.set(head.request_id)
                 rest = self._exchange(sock, head, buffer[end:])
+                output.request.set("")
                 if rest is None:
                     return False
                 buffer = rest

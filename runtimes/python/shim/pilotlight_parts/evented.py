@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterable, Awaitable
 from typing import Any, Callable
 
-from . import failures, wire
+from . import failures, output, wire
 from .messages import Answer, AsyncRequest, answer, encode_piece, with_kind
 
 _BODY_BUFFER = 256 << 10  # bytes of a body that may wait for its reader
@@ -380,6 +380,7 @@ class Server:
             self._waiting.append(exchange)
 
     async def _answer(self, exchange: Exchange) -> None:
+        output.request.set(exchange.head.request_id)  # for this task
         connection = exchange.connection
         try:
             await self._serve(exchange)

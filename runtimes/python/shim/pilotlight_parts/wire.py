@@ -54,6 +54,7 @@ class Head:
         "modern",
         "path",
         "query",
+        "request_id",
     )
 
     def __init__(self, data: bytes) -> None:
@@ -73,6 +74,7 @@ class Head:
         self.expects_continue = False
         self.length = 0
         self.chunked = False
+        self.request_id = ""
         self.fields: list[tuple[str, str]] = []
         length = coding = None
         for line in fields.split("\r\n")[:-1]:
@@ -86,6 +88,8 @@ class Head:
                 length = value
             elif size == 17 and name.lower() == "transfer-encoding":
                 coding = value if coding is None else f"{coding}, {value}"
+            elif size == 12 and name.lower() == "x-request-id":
+                self.request_id = value
             elif size == 10 and name.lower() == "connection":
                 options = value.lower()
                 if "close" in options:
