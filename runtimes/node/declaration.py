@@ -97,7 +97,8 @@ def _wanted(folder: Path) -> dict[str, Any]:
 
 def dependencies(folder: Path, interpreter: Interpreter) -> Dependencies | None:
     """Return how npm makes the layer that package.json asks for, by its lock file where there is one."""
-    npm = _npm(interpreter)
+    # Any npm serves an installation without one of its own, and `check` has seen that there is one
+    npm = next(filter(None, map(_npm, (interpreter, *find()))), None)
     if npm is None or not _wanted(folder):
         return None
     inputs = tuple((name, (folder / name).read_bytes()) for name in _INPUTS if (folder / name).is_file())

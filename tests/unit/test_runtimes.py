@@ -112,6 +112,23 @@ def test_node_dependencies_go_by_the_lock_file_where_there_is_one(tmp_path):
     assert RUNTIMES["node"].dependencies(tmp_path, NODE) is None
 
 
+def test_a_node_without_npm_of_its_own_uses_another_ones(tmp_path, monkeypatch):
+    from runtimes.node import declaration
+
+    (tmp_path / "npm").touch()
+    beside = Interpreter("node", "20", str(tmp_path / "node"))
+    monkeypatch.setattr(declaration, "find", lambda: (beside,))
+    write(tmp_path, package__json='{"dependencies": {"marked": "*"}}')
+    bare = Interpreter("node", "22", "/nonexistent/bin/node", "/nonexistent")
+    wanted = declaration.dependencies(tmp_path, bare)
+    assert wanted is not None
+    assert wanted.steps[0].command[:3] == (
+        "/nonexistent/bin/node",
+        "/tools/node-build/install.mjs",
+        str(tmp_path / "npm"),
+    )
+
+
 @pytest.mark.parametrize(
     ("handler", "said"),
     [("handler.mjs", None), ("handler.mjs:named", None), ("other.mjs", "other.mjs"), ("handler", "FILE")],
