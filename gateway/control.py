@@ -210,7 +210,12 @@ class ControlApi:
 
     async def explain_request(self, request: web.Request) -> Stories:
         """GET /requests/{id}."""
-        return Stories(await self._control.story(request.match_info["id"]))
+        caller = _caller(request)
+        found = await self._control.story(request.match_info["id"])
+        shown = [each for each in found if caller.sees(self._routes.app(each.call.function))]
+        if not shown:
+            raise Problem("not-found", f"No call of this request was to the app {caller.key.app!r}.")
+        return Stories(shown)
 
     async def trace_imports(self, request: web.Request) -> Imports:
         """POST /functions/{name}/imports."""

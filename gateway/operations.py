@@ -289,6 +289,8 @@ OPERATIONS: tuple[Operation, ...] = (
         "Tell all that is remembered of the calls of one request, in their order.",
         Stories,
         problems=("not-found",),
+        scope=_DEPLOY,
+        own=True,
     ),
     Operation(
         "POST",

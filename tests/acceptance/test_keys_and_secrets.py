@@ -2,13 +2,14 @@
 
 import base64
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
+from tests.support.apps import App
 
 from cli.client import Platform
-from tests.support.apps import App
-from tests.support.platform import Up, family
+from tests.support.platform import PROGRAM, Up, family
 
 SECRET = "xyzzy-the-plain-text-of-a-secret"
 FUNCTION = {
@@ -128,3 +129,26 @@ def test_a_lost_key_of_the_secrets_stops_the_start_until_they_are_forgotten(tmp_
         assert up.start().startswith("Pilotlight is ready")
         assert up.run("secrets", "list").stdout == ""
         assert up.stop() == 0
+
+
+def test_a_repository_gets_the_key_of_who_can_make_no_others(up):
+    _, narrow = make_key(up, "ci", "--scope", "deploy", "--app", "narrow")
+    _, useless = make_key(up, "caller", "--scope", "invoke")
+    folder = up.folder / "apps" / "narrow"
+    folder.mkdir(parents=True)
+    app = App(up, folder)
+    app.git("init", "--quiet", "--initial-branch=main")
+    for key, code in ((useless, 1), (narrow, 0)):
+        done = subprocess.run(
+            [*PROGRAM, "remote", "add"],
+            cwd=folder,
+            env=up.environment() | {"PILOTLIGHT_URL": up.url, "PILOTLIGHT_KEY": key},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert ("scope deploy" in done.stderr) is bool(code)
+    assert narrow in (folder / ".git" / "pilotlight-key").read_text()
+    app.commit({"handler.py": "def handle(request):\n    return 'hi'\n"})
+    app.deploy()

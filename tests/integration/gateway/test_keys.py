@@ -1,6 +1,8 @@
 """What a key is good for, at every door of the gateway; and what becomes of wrong ones."""
 
 import asyncio
+import base64
+import hashlib
 import time
 from urllib.parse import unquote
 
@@ -111,6 +113,21 @@ async def test_lists_show_an_apps_key_what_belongs_to_the_app(limited: Rack) -> 
             assert bool((await answer.json())["functions"]) is bool(shown), key
 
 
+async def test_the_story_of_a_request_shows_an_apps_key_the_calls_of_the_app(limited: Rack) -> None:
+    for function in ("one", "two"):
+        headers = bearer("admin-all") | {"X-Request-Id": f"r-{function}"}
+        async with limited.get(f"/function/{function}", headers=headers) as answer:
+            assert answer.status == 200
+    await limited.service.until(lambda: len(limited.service.usage) == 2)
+    for key, request, expected in (
+        ("deploy-app", "r-one", 200),
+        ("deploy-app", "r-two", 404),
+        ("deploy-all", "r-two", 200),
+        ("invoke-all", "r-two", 403),
+    ):
+        assert await status(limited, key, "GET", f"{BASE}/requests/{request}") == expected
+
+
 @pytest.mark.parametrize(
     ("key", "path", "expected"),
     [
@@ -201,3 +218,27 @@ async def test_a_function_never_gets_a_key_that_has_expired(rack: Rack) -> None:
     await rack.deploy("open", echo)
     async with rack.get("/function/open", headers=bearer("old")) as answer:
         assert "Bearer old" not in await answer.text()
+
+
+async def test_keys_stand_in_no_log_and_no_refusal(limited: Rack, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    secret = "pl_a-key-that-nobody-shall-see"
+    basic = base64.b64encode(f"git:{secret}".encode()).decode()
+    paths = ["/function/one", f"{BASE}/keys", f"/git/app.git/{INFO_REFS}", "/data/v1/x?app=app", "/nothing"]
+    headers = [
+        f"Bearer {secret}",
+        f"Basic {basic}",
+        f"Bearer {secret}\x01",
+        f"Bearer {secret}\r\nbroken",
+        secret,
+    ]
+    answers = []
+    for path in paths:
+        for value in headers:
+            head = f"GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nAuthorization: {value}\r\n\r\n"
+            answers.append((await limited.raw(head.encode())).data)
+    seen = caplog.text.encode() + b"".join(answers)
+    assert b"action=" in seen
+    assert secret.encode() not in seen
+    assert basic.encode() not in seen
+    assert not any(hashlib.sha256(secret.encode()).hexdigest().encode() in each for each in answers)

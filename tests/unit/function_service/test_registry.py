@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
-
 from function_service.contract import FunctionConfig, Revision, Scope
+
 from function_service.registry import KEPT_REVISIONS, Registry
 from pilotlight.problems import Problem
 from pilotlight.store import Write
@@ -234,3 +234,33 @@ async def test_layers_of_everything_kept_or_prepared_are_in_use() -> None:
     await push(registry, made("f", 1))
     await registry.prepare("a", "2", [msgspec.structs.replace(made("f", 2), dependencies="deps")])
     assert registry.layers_in_use() == {"code-f-1", "code-f-2", "deps"}
+
+
+async def test_keys_of_a_version_without_scopes_are_good_for_everything_without_end() -> None:
+    registry = Registry(SlowStore(), open_safe())
+    old = b'{"id":"k1","name":"admin","sha256":"00","created":1.0}'
+    await registry._store.write([Write(space="registry/keys", key="k1", value=old)])
+    await registry.load()
+    key = registry.keys["k1"]
+    assert key.may(Scope.ADMIN, None)
+    assert key.may(Scope.DEPLOY, "any")
+    assert not key.expired(9e99)
+
+
+async def test_scopes_app_and_end_of_a_key_survive_a_restart() -> None:
+    registry = Registry(SlowStore(), open_safe())
+    made, _ = await registry.create_key("ci", (Scope.DEPLOY, Scope.DATA), "shop", 4e9)
+    assert (await reloaded(registry)).keys[made.id] == made
+    assert (made.scopes, made.app, made.expires) == ((Scope.DEPLOY, Scope.DATA), "shop", 4e9)
+
+
+async def test_the_last_key_that_is_admin_for_ever_stays() -> None:
+    registry = Registry(SlowStore(), open_safe())
+    first, _ = await registry.create_key("admin", (Scope.ADMIN,), None, None)
+    await registry.create_key("brief", (Scope.ADMIN,), None, 4e9)
+    narrow, _ = await registry.create_key("narrow", (Scope.DEPLOY,), None, None)
+    with pytest.raises(Problem, match="last key with the scope admin"):
+        await registry.delete_key(first.id)
+    await registry.delete_key(narrow.id)
+    await registry.create_key("other", (Scope.ADMIN,), None, None)
+    await registry.delete_key(first.id)
