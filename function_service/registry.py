@@ -26,6 +26,7 @@ _APPS, _REVISIONS, _KEYS, _SECRETS = (
     "registry/keys",
     "registry/secrets",
 )
+_OPEN_ON_DISK = Write(space="registry/state", key="secrets-open-on-disk", value=b"true")
 KEPT_REVISIONS = 10  # of each function
 _PAGE = 1000
 
@@ -103,9 +104,10 @@ class Registry:
             self.keys[key.id] = key
 
     async def open_secrets(self) -> bool:
-        """Read the secrets into memory; return whether there were some that lay open until now.
+        """Read the secrets into memory; return whether the disk still holds some that lay open until now.
 
-        A version before encryption left them so. Raises Problem where the safe does not open.
+        A version before encryption left them so. Then the store has to be written anew, and
+        `forgot_open_secrets` called. Raises Problem where the safe does not open.
         """
         sealed: dict[str, bytes] = {}
         plain: dict[str, str] = {}
@@ -117,9 +119,14 @@ class Registry:
                 plain[entry[0]] = entry[1]
         opened = await asyncio.to_thread(self._safe.unlock, sealed)
         if plain:
-            await self._store.write([await self._sealed(name, text) for name, text in plain.items()])
+            sealing = [await self._sealed(name, text) for name, text in plain.items()]
+            await self._store.write([*sealing, _OPEN_ON_DISK])
         self.secrets = opened | plain
-        return bool(plain)
+        return await self._store.get(_OPEN_ON_DISK.space, _OPEN_ON_DISK.key) is not None
+
+    async def forgot_open_secrets(self) -> None:
+        """Note that the disk holds no open secret any more."""
+        await self._store.write([msgspec.structs.replace(_OPEN_ON_DISK, value=None)])
 
     async def _sealed(self, name: str, value: str) -> Write:
         entry = _SealedSecret(name, await asyncio.to_thread(self._safe.seal, name, value))

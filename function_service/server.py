@@ -139,6 +139,7 @@ async def _open_secrets(registry: Registry, store: SqliteStore) -> None:
     """Read the secrets, while other things start: the cipher's package takes a while to import."""
     if await registry.open_secrets():
         await store.rewrite()
+        await registry.forgot_open_secrets()
 
 
 async def _first_key(registry: Registry, data: DataFolder, audit: AuditLog) -> None:

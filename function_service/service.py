@@ -198,8 +198,9 @@ class ControlDoor:
 
     async def delete_function(self, function: str, by: Actor = PLATFORM) -> bool:
         """Delete a function (see contract)."""
-        work = self._delete_function(function)
-        return await self._audit.during("function.delete", by, work, {"function": function})
+        owner = self._registry.owner(function)
+        details = {"function": function, "app": owner.name if owner is not None else None}
+        return await self._audit.during("function.delete", by, self._delete_function(function), details)
 
     async def _delete_function(self, function: str) -> bool:
         app_gone = await self._registry.delete(function)
