@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import hashlib
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -143,10 +145,18 @@ async def _open_secrets(registry: Registry, store: SqliteStore) -> None:
 
 
 async def _first_key(registry: Registry, data: DataFolder, audit: AuditLog) -> None:
-    """Make the first key, and write it where only its owner can read it."""
-    if registry.keys and data.admin_key.exists():
+    """Make the first key, and another one in its place where it is lost or was withdrawn.
+
+    It lies where only its owner can read it. `up` and the commands of this machine rely on it.
+    """
+    path = data.admin_key
+    digest = hashlib.sha256(path.read_bytes().strip()).hexdigest() if path.exists() else ""
+    if any(key.sha256 == digest and key.may(Scope.ADMIN, None) for key in registry.keys.values()):
         return
     key, text = await registry.create_key("admin", (Scope.ADMIN,), None, None)
     await audit.write("key.create", PLATFORM, {"key": key.name, "scopes": key.scopes, "id": key.id})
-    data.admin_key.touch(mode=0o600)
-    data.admin_key.write_text(text + "\n")
+    fresh = path.with_name("admin.key.new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+        file.write(text + "\n")
+    fresh.replace(path)

@@ -154,3 +154,22 @@ def test_a_repository_gets_the_key_of_who_can_make_no_others(up):
     assert narrow in (folder / ".git" / "pilotlight-key").read_text()
     app.commit({"handler.py": "def handle(request):\n    return 'hi'\n"})
     app.deploy()
+
+
+def test_the_first_key_can_be_withdrawn_and_another_takes_its_place_at_the_next_start(tmp_path):
+    with Up(tmp_path / "platform") as up:
+        first = up.data.admin_key.read_text().strip()
+        (known,) = json.loads(up.run("keys", "list", "--json").stdout)
+        last = up.run("keys", "delete", known["id"])
+        assert last.returncode == 1
+        assert "last key" in last.stderr
+        _, other = make_key(up, "other")
+        assert up.run("keys", "delete", known["id"]).returncode == 0
+        assert "withdrawn" in up.run("list").stderr
+        assert up.stop() == 0
+        assert up.start().startswith("Pilotlight is ready")
+        assert up.run("list").returncode == 0
+        assert up.data.admin_key.read_text().strip() not in (first, other)
+        assert up.data.admin_key.stat().st_mode & 0o777 == 0o600
+        assert [status(up, key, "/api/v1/keys") for key in (first, other)] == [403, 200]
+        assert up.stop() == 0
