@@ -18,10 +18,14 @@ _START_IT = "Start it with: pilotlight up"
 class Platform:
     """A platform at an address, with the key that we have for it."""
 
-    def __init__(self, url: str, key: str | None) -> None:
-        """Raises Problem for an address that does not parse."""
+    def __init__(self, url: str, key: str | None, certificate: str | None = None) -> None:
+        """`certificate` (PEM) is the one to expect, whatever name it is for: that of this machine's platform.
+
+        Raises Problem for an address that does not parse.
+        """
         self.url = url.rstrip("/")
         self.key = key
+        self.certificate = certificate
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Problem(
@@ -41,8 +45,7 @@ class Platform:
         timeout: float | None = _TIMEOUT,
     ) -> Iterator[http.client.HTTPResponse]:
         """Send a request and yield the response, whatever its status. Raises Problem when nobody answers."""
-        kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self._parts.hostname or "", self._parts.port, timeout=timeout)
+        connection = self._connection(timeout)
         key = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         try:
             connection.request(method, self._parts.path + path, body, {**key, **(headers or {})})
@@ -59,6 +62,18 @@ class Platform:
             yield response
         finally:
             connection.close()
+
+    def _connection(self, timeout: float | None) -> http.client.HTTPConnection:
+        host, port = self._parts.hostname or "", self._parts.port
+        if self._parts.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=timeout)
+        import ssl
+
+        context = ssl.create_default_context(cadata=self.certificate)
+        if self.certificate is not None:
+            context.check_hostname = False
+            context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+        return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
 
     def call(self, method: str, path: str, value: Any = None) -> Any:
         """Call the control API and return what its JSON says; None for 204. Raises Problem."""
@@ -98,7 +113,7 @@ def find() -> Platform:
     """
     named = named_platform()
     data = DataFolder(current().data)
-    here = _address(data)
+    here, certificate = _address(data)
     url = named.url or here
     if url is None:
         raise Problem(
@@ -106,16 +121,18 @@ def find() -> Platform:
             f"No platform runs on the data folder {data.root}. {_START_IT} (or name one with PILOTLIGHT_URL "
             "and PILOTLIGHT_KEY, or its data folder with PILOTLIGHT_DATA).",
         )
-    # The key of this machine's platform is never sent to another address
-    return Platform(url, named.key or (_admin_key(data) if url.rstrip("/") == here else None))
+    if url.rstrip("/") != here:
+        return Platform(url, named.key)  # the key of this machine's platform is sent to no other address
+    return Platform(url, named.key or _admin_key(data), certificate)
 
 
-def _address(data: DataFolder) -> str | None:
-    """Return the address of the platform that runs on a data folder, or None."""
+def _address(data: DataFolder) -> tuple[str | None, str | None]:
+    """Return the address of the platform that runs on a data folder, and its certificate, or None."""
     try:
-        return str(json.loads(data.platform.read_text())["url"])
+        told = json.loads(data.platform.read_text())
+        return str(told["url"]), told.get("certificate")
     except FileNotFoundError:
-        return None
+        return None, None
     except (OSError, ValueError, KeyError) as error:
         raise Problem("unavailable", f"{data.platform} can't be read ({error}).") from error
 

@@ -5,6 +5,7 @@ includes. So it is in no URL, in no process list, not in what `git remote -v` or
 and git sends it to this platform's address only (http.URL.extraHeader, git-config(1)).
 """
 
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from pilotlight.problems import Problem
 
 REMOTE: Final = "pilotlight"
 _KEY_FILE: Final = "pilotlight-key"
+_CERTIFICATE_FILE: Final = "pilotlight-certificate.pem"
 
 
 def run(folder: Path, *words: str) -> str:
@@ -52,8 +54,11 @@ def address(platform: str, app: str) -> str:
     return f"{platform}/git/{app}.git"
 
 
-def keep_key(repository: Path, platform: str, key: str) -> None:
-    """Let git send the key to the platform from this repository, and from this one only. Raises Problem."""
+def keep_key(repository: Path, platform: str, key: str, certificate: str | None = None) -> None:
+    """Let git send the key to the platform from this repository, and from this one only. Raises Problem.
+
+    `certificate` (PEM) is the one that git shall trust there besides those that it trusts anyhow.
+    """
     config = Path(repository, run(repository, "rev-parse", "--git-path", "config"))
     if re.search(r"[^\x21-\x7e]", platform + key) or '"' in platform + key or "\\" in platform + key:
         raise Problem(
@@ -64,6 +69,10 @@ def keep_key(repository: Path, platform: str, key: str) -> None:
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(f'[http "{platform}/git/"]\n\textraHeader = "Authorization: Bearer {key}"\n')
+        if certificate is not None:
+            trusted = config.with_name(_CERTIFICATE_FILE)
+            trusted.write_text(certificate)
+            file.write(f"\tsslCAInfo = {json.dumps(str(trusted.resolve()))}\n")
     fresh.replace(config.with_name(_KEY_FILE))
     if _KEY_FILE not in attempt(repository, "config", "--local", "--get-all", "include.path").stdout.split():
         run(repository, "config", "--local", "--add", "include.path", _KEY_FILE)

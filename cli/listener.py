@@ -3,8 +3,13 @@
 import errno
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pilotlight.problems import Problem
+from pilotlight.settings import Settings
+
+if TYPE_CHECKING:
+    import ssl
 
 _BACKLOG = 4096
 _LISTENING = "0A"  # the state in /proc/net/tcp, proc(5)
@@ -32,11 +37,49 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url(listener: socket.socket) -> str:
+def url(listener: socket.socket, *, tls: bool = False) -> str:
     """Return the address to reach a listener at from this machine."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  it is compared, not bound
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def tls(settings: Settings) -> "ssl.SSLContext | None":
+    """Return what HTTPS is served with, or None where it is not. Raises Problem for files that won't do."""
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if not certificate and not key:
+        return None
+    if not certificate or not key:
+        raise Problem("invalid-request", "HTTPS needs both --tls-certificate and --tls-key.")
+    import ssl
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    for file in (certificate, key):
+        try:
+            Path(file).read_bytes()
+        except OSError as error:
+            raise Problem("invalid-request", f"{file} can't be read: {error.strerror}.") from error
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except (ssl.SSLError, _NeedsPassword) as error:
+        reason = "the key has a password" if isinstance(error, _NeedsPassword) else error.reason or error
+        raise Problem(
+            "invalid-request",
+            f"HTTPS can't be served with {certificate} and {key}: {reason}. Both must be PEM and belong "
+            "together, and the key must have no password.",
+        ) from error
+    return context
+
+
+class _NeedsPassword(Exception):  # noqa: N818
+    """The key is encrypted: OpenSSL would ask at the terminal."""
+
+
+def _no_password() -> str:
+    raise _NeedsPassword
 
 
 def is_free(host: str, port: int) -> bool:

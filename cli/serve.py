@@ -90,7 +90,10 @@ def run_service(
 
     # What a service must read of this machine while it may: its user can see little of it
     prepared = {"host": module.prepare()} if hasattr(module, "prepare") else {}
-    listening = {"listener": port, "private": private, "number": number} if port is not None else {}
+    listening: dict[str, Any] = {}
+    if port is not None:
+        tls = listener.tls(settings)  # the key's file is mostly root's
+        listening = {"listener": port, "private": private, "number": number, "tls": tls}
     if service != "function-service":
         privileges.drop(privileges.SERVICE_UID, keep=_kept(service, data))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

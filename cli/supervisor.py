@@ -43,7 +43,9 @@ class Service:
         self.command = name
         self.name = f"{name}/{number}" if several else name
         self._number = number
-        self.ready = asyncio.Event()
+        self.ready = asyncio.Event()  # it has been, at least once
+        self._serves = asyncio.Event()  # the present process does
+        self._restarting = False
         self._descriptors = descriptors
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
@@ -58,6 +60,9 @@ class Service:
             code = await self._run_once()
             if self._stopping.is_set():
                 return
+            if self._restarting:
+                self._restarting = False
+                continue
             if not self.ready.is_set():
                 raise Problem(
                     "unavailable", f"The {self.name} service did not start; its reason stands above."
@@ -71,6 +76,7 @@ class Service:
 
     async def _run_once(self) -> int:
         """Start the process, and return its exit code once it has ended."""
+        self._serves.clear()
         ours, theirs = socket.socketpair()
         with ours:
             ours.setblocking(False)
@@ -102,7 +108,17 @@ class Service:
     async def _wait_for_ready(self, lifeline: socket.socket) -> None:
         if await asyncio.get_running_loop().sock_recv(lifeline, 1) == READY:
             self.ready.set()
+            self._serves.set()
             _log.info("%s is ready after %.2f s", self.name, time.monotonic() - self._started)
+
+    async def restart(self, within: float) -> None:
+        """Replace the process by a new one, and wait until that serves. Raises TimeoutError."""
+        self._restarting = True
+        if not self._signal(signal.SIGTERM):
+            self._restarting = False  # it has just died, and is started anew in any case
+        self._serves.clear()
+        async with asyncio.timeout(within):
+            await self._serves.wait()
 
     async def stop(self) -> None:
         """Tell the service to stop, and wait until its process has ended."""
@@ -180,6 +196,16 @@ class Supervisor:
                 "unavailable", f"Not ready after {within:g} s: {late}. See the log above."
             ) from None
         await asyncio.to_thread(serving)
+
+    async def restart(self, command: str, within: float) -> None:
+        """Restart the services of a kind one after the other, each within so many seconds."""
+        for service in self._services:
+            if service.command == command:
+                try:
+                    await service.restart(within)
+                except TimeoutError:
+                    _log.error("%s does not serve again after %g s", service.name, within)
+                    return
 
     def kill(self) -> None:
         """Kill all services at once: what a second signal asks for."""

@@ -25,10 +25,11 @@ _NONE: frozenset[bytes] = frozenset()
 class Origin:
     """Where the calls of one connection come from."""
 
-    __slots__ = ("address", "inside", "local")
+    __slots__ = ("address", "inside", "local", "scheme")
 
-    def __init__(self, address: str, *, inside: bool) -> None:
+    def __init__(self, address: str, scheme: str = "http", *, inside: bool) -> None:
         self.address = address
+        self.scheme = scheme
         self.inside = inside  # over the private socket: from a function of this platform
         # a reverse proxy on this machine is believed what it says about the caller's scheme and host
         self.local = inside or address.startswith(("127.", "::ffff:127.")) or address == "::1"
@@ -103,7 +104,7 @@ def calling(given: CIMultiDictProxy[str], origin: Origin) -> str | None:
 def forwarding(given: CIMultiDictProxy[str], origin: Origin) -> bytes:
     """Return the header lines that tell the other side who called."""
     host = given.get("Host")
-    scheme = "http"
+    scheme = origin.scheme
     forwarded = given.get("X-Forwarded-For")
     if origin.local:
         host = given.get("X-Forwarded-Host", host)

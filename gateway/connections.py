@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ _log = logging.getLogger(__name__)
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _IDLE = 75.0  # seconds that a connection may wait for its next request, or take to send the head of one
+_HANDSHAKE = 10.0  # seconds that a caller has to agree on TLS
 _BREAK_OFF = 0.5  # seconds for what is written already to go out, after the grace
 _MAX_HEADER = 16 << 10  # bytes of the request line, and of one header
 
@@ -50,7 +52,8 @@ class CallerConnection(RequestHandler):
         self.queued = 0
         self.begun = self.handed = self.plain = None
         self.glance = Glance()
-        self.origin = Origin(address, inside=self.inside)
+        scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
+        self.origin = Origin(address, scheme, inside=self.inside)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -192,7 +195,9 @@ class Front:
         if self.running == 0:
             self._quiet.set()
 
-    async def listen(self, listener: socket.socket, *, inside: bool) -> None:
+    async def listen(
+        self, listener: socket.socket, *, inside: bool, tls: ssl.SSLContext | None = None
+    ) -> None:
         """Accept connections on a socket that is bound."""
         loop = asyncio.get_running_loop()
 
@@ -215,7 +220,12 @@ class Front:
             keep: dict[str, Any] = {"cleanup_socket": False}
             self._listeners.append(await loop.create_unix_server(accept, sock=listener, backlog=1024, **keep))
         else:
-            self._listeners.append(await loop.create_server(accept, sock=listener, backlog=1024))
+            within = None if tls is None else _HANDSHAKE
+            self._listeners.append(
+                await loop.create_server(
+                    accept, sock=listener, backlog=1024, ssl=tls, ssl_handshake_timeout=within
+                )
+            )
 
     def stop_accepting(self) -> None:
         """Take no more connections, and close those without a request.

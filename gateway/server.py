@@ -8,6 +8,7 @@ import logging
 import math
 import resource
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
 
@@ -46,10 +47,13 @@ async def serve(
     listener: socket.socket,
     private: socket.socket | None = None,
     number: int | None = None,
+    tls: ssl.SSLContext | None = None,
     stopping: asyncio.Event,
     ready: Callable[[], None],
 ) -> None:
-    """Serve on listener, which is bound, and on the private socket, until stopping is set.
+    """Serve on listener, which is bound, by HTTPS where `tls` is given, and on the private socket.
+
+    It ends when stopping is set.
 
     Where this is one of several gateways, they share both, and `number` says which of them it is, from 1 on;
     else `private` is made here.
@@ -94,7 +98,7 @@ async def serve(
                 group.create_task(meter.run(), name="write counts down"),
             ]
             try:
-                await front.listen(listener, inside=False)
+                await front.listen(listener, inside=False, tls=tls)
                 await front.listen(inside, inside=True)
                 await _first(follower.known.wait(), stopping.wait())
                 if not stopping.is_set():

@@ -69,6 +69,13 @@ def _folder(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if text and (parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/")):
+        raise ValueError(f"{text!r} is no address like https://functions.example.com")
+    return text.rstrip("/")
+
+
 def _file(text: str) -> str:
     return str(Path(text).expanduser().absolute()) if text else ""
 
@@ -104,6 +111,15 @@ class Settings:
 
     host: str = _setting("127.0.0.1", str, "the address that the gateway listens on")
     port: int = _setting(8080, _port, "the port that the gateway listens on; 0 takes any free one")
+    url: str = _setting(
+        "",
+        _url,
+        "the address at which the world reaches the platform, such as https://functions.example.com",
+    )
+    tls_certificate: str = _setting(
+        "", _file, "the file with the certificate, and those that it rests on, to serve HTTPS with (PEM)"
+    )
+    tls_key: str = _setting("", _file, "the file with the certificate's private key (PEM)")
     data: Path = _setting(lambda: default_data_folder(os.environ), _folder, "the folder that holds all state")
     secrets_key: str = _setting(
         "",

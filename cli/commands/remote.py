@@ -37,7 +37,7 @@ def add(app: str | None) -> None:
     elif former.stdout.strip() != url:
         git.run(repository, "remote", "set-url", git.REMOTE, url)
         print(f"The remote {git.REMOTE!r} pointed to {former.stdout.strip()} before.")
-    git.keep_key(repository, platform.url, key)
+    git.keep_key(repository, platform.url, key, platform.certificate)
     branch = git.attempt(repository, "symbolic-ref", "--short", "HEAD").stdout.strip() or "main"
     print(f"The remote {git.REMOTE!r} is {url}. Next: git push {git.REMOTE} {branch}")
 

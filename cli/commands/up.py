@@ -42,6 +42,7 @@ def command(*, lifeline: int | None, **chosen: Any) -> None:
     data = DataFolder(settings.data)
     prepare(data)
     claim = _claim(data)
+    listener.tls(settings)  # what is wrong with it is told here and once
     port = listener.bind(settings.host, settings.port)
     delegation.request()
     _clear(data)
@@ -76,18 +77,52 @@ async def _run(
             _log.info("%s: stopping; once more kills at once", number.name)
             stopping.set()
 
+    here = listener.url(port, tls=bool(settings.tls_certificate))
+    url = settings.url or here
+    renewing: set[asyncio.Task[None]] = set()
+
+    def renew() -> None:
+        if not renewing and not stopping.is_set():
+            task = asyncio.create_task(_renew(settings, supervisor, data, url), name="restart the gateways")
+            renewing.add(task)
+            task.add_done_callback(renewing.discard)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, renew)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
             asyncio.get_running_loop().add_signal_handler(number, signalled, number)
     if lifeline is not None:
         asyncio.get_running_loop().add_reader(lifeline, stopping.set)
-    await supervisor.run(stopping, _START_WITHIN, lambda: _serving(data, listener.url(port)))
+    try:
+        await supervisor.run(stopping, _START_WITHIN, lambda: _serving(settings, data, here, url))
+    finally:
+        for task in renewing:
+            task.cancel()
+        await asyncio.gather(*renewing, return_exceptions=True)
 
 
-def _serving(data: DataFolder, url: str) -> None:
+async def _renew(settings: Settings, supervisor: Supervisor, data: DataFolder, url: str) -> None:
+    """Have new gateways take over, which read the certificate's files anew; no connection is refused."""
+    try:
+        listener.tls(settings)
+    except Problem as problem:
+        _log.error("The gateways go on with the certificate that they have: %s", problem.detail)
+        return
+    _log.info("SIGUSR1: restarting the gateways")
+    await supervisor.restart("gateway", _START_WITHIN)
+    _write_platform_file(data, url, _certificate(settings))
+
+
+def _certificate(settings: Settings) -> str | None:
+    """Return the certificate by which the commands on this machine know the platform, if it has one."""
+    return Path(settings.tls_certificate).read_text() if settings.tls_certificate else None
+
+
+def _serving(settings: Settings, data: DataFolder, here: str, url: str) -> None:
     """Tell the world that the platform serves. Raises Problem where it does not."""
-    guarantees = _wait_until_served(Platform(url, data.admin_key.read_text().strip()))
-    _write_platform_file(data, url)
+    certificate = _certificate(settings)
+    guarantees = _wait_until_served(Platform(here, data.admin_key.read_text().strip(), certificate))
+    _write_platform_file(data, url, certificate)
     print(f"Pilotlight is ready on {url}", flush=True)
     for guarantee in guarantees:
         if not guarantee["kept"]:
@@ -111,9 +146,9 @@ def _wait_until_served(platform: Platform) -> list[dict[str, Any]]:
         time.sleep(0.01)
 
 
-def _write_platform_file(data: DataFolder, url: str) -> None:
+def _write_platform_file(data: DataFolder, url: str, certificate: str | None) -> None:
     fresh = data.root / "platform.json.new"
-    fresh.write_text(json.dumps({"url": url, "pid": os.getpid()}))
+    fresh.write_text(json.dumps({"url": url, "pid": os.getpid(), "certificate": certificate}))
     fresh.chmod(0o644)
     fresh.replace(data.platform)
 

@@ -1,5 +1,6 @@
 """A real platform, started by `pilotlight up` as a user does it, and what it may leave behind."""
 
+import json
 import os
 import signal
 import socket
@@ -46,7 +47,8 @@ class Up:
 
     @property
     def platform(self) -> Platform:
-        return Platform(self.url, self.data.admin_key.read_text().strip())
+        told = json.loads(self.data.platform.read_text())
+        return Platform(self.url, self.data.admin_key.read_text().strip(), told["certificate"])
 
     def start(self) -> str:
         """Start it, and return the line by which it tells that it is ready; empty where it does not start."""
@@ -91,7 +93,11 @@ class Up:
     def environment(self) -> dict[str, str]:
         """Return the environment of a user of this platform."""
         return {
-            **{name: value for name, value in os.environ.items() if not name.startswith("PILOTLIGHT_")},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith("PILOTLIGHT_") and name != "GIT_SSL_CAINFO"  # above any configuration
+            },
             "PILOTLIGHT_DATA": str(self.data.root),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "GIT_CONFIG_GLOBAL": str(self.folder / "gitconfig"),

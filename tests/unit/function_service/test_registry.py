@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from function_service.contract import FunctionConfig, Revision, Scope
 
+from function_service.contract import FunctionConfig, Revision, Scope
 from function_service.registry import KEPT_REVISIONS, Registry
 from pilotlight.problems import Problem
 from pilotlight.store import Write
