@@ -32,7 +32,7 @@ def complete(*words: str, **environment: str) -> list[str]:
 
 def test_commands_and_what_follows_them_are_completed():
     assert complete("") == list(COMMANDS)
-    assert complete("in") == ["invoke"]
+    assert complete("invo") == [name for name in COMMANDS if name.startswith("invo")]
     assert complete("secrets", "s") == ["set"]
     assert complete("bench", "") == list(BENCHES)
     assert complete("new", "") == list(load_all())
