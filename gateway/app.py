@@ -14,9 +14,9 @@ from function_service.contract import Actor, Control, Scope
 from gateway import routing
 from gateway.admission import Caller, Doorkeeper
 from gateway.call import remote
-from gateway.control import ControlApi
+from gateway.control import CALLER, ControlApi
 from gateway.follow import Follower
-from gateway.identity import identify
+from gateway.identity import REQUEST_ID, identify
 from gateway.meter import Meter
 from gateway.relay import Relay
 from gateway.replies import fault, problem_response
@@ -90,7 +90,7 @@ class Platform:
     async def _identified(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Give each answer its request id."""
         request_id, _, _ = identify(request.headers.get("X-Request-Id"), None)
-        request["id"] = request_id
+        request[REQUEST_ID] = request_id
         response = await handler(request)
         if not response.prepared:
             response.headers["X-Request-Id"] = request_id
@@ -149,8 +149,8 @@ class Platform:
             given = request.headers
             address = remote(given, cast("CallerConnection", request.protocol).origin)
             key = self._doorkeeper.enter(given.get("Authorization"), address)
-            actor = Actor(key=key.id, name=key.name, address=address, request_id=request["id"])
-            request["caller"] = Caller(key, actor)
+            actor = Actor(key=key.id, name=key.name, address=address, request_id=request[REQUEST_ID])
+            request[CALLER] = Caller(key, actor)
         return await handler(request)
 
     # handlers
@@ -209,14 +209,14 @@ class Platform:
 
     async def _git(self, request: web.Request) -> web.StreamResponse:
         target = routing.origin_form(request.raw_path)
-        caller: Caller = request["caller"]
+        caller = request[CALLER]
         match = _GIT.fullmatch(target)
         caller.demand(Scope.DEPLOY, match[1] if match is not None else None)
         return await self._builder.pass_on(request, target, by=caller.actor)
 
     async def _documents(self, request: web.Request) -> web.StreamResponse:
         target = routing.origin_form(request.raw_path)
-        caller: Caller = request["caller"]
+        caller = request[CALLER]
         own = caller.key.app
         caller.demand(Scope.DATA, _named_app(request, target) or own)
         # However the data API reads the query: it refuses one that names another app than the header

@@ -43,6 +43,9 @@ from gateway.routing import Routes
 from pilotlight.ids import NAME_RULE, is_name
 from pilotlight.problems import Problem
 
+CALLER = web.RequestKey("caller", Caller)
+"""Who asks, in each request that needs a key."""
+
 _SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _END_OF_TIME = 253402300800.0  # seconds since the epoch; what can be written as a date ends there
 
@@ -284,7 +287,7 @@ class ControlApi:
 
 def _caller(request: web.Request) -> Caller:
     """Return who asks; the application has found out."""
-    return cast("Caller", request["caller"])
+    return request[CALLER]
 
 
 def _told(key: Key) -> tuple[str, str, float, tuple[Scope, ...], str | None, float | None]:

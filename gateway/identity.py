@@ -4,6 +4,11 @@ import os
 import re
 from collections.abc import Iterator
 
+from aiohttp.web import RequestKey
+
+REQUEST_ID = RequestKey("request_id", str)
+"""The request id of a request that is not a call."""
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 # W3C Trace Context, level 1: version 00 has exactly these parts, and all zeros mean "invalid"
 _TRACEPARENT = re.compile(

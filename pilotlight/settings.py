@@ -111,7 +111,7 @@ class Settings:
 
     host: str = _setting("127.0.0.1", str, "the address that the gateway listens on")
     port: int = _setting(8080, _port, "the port that the gateway listens on; 0 takes any free one")
-    url: str = _setting(
+    public_url: str = _setting(
         "",
         _url,
         "the address at which the world reaches the platform, such as https://functions.example.com",

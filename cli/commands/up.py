@@ -78,7 +78,7 @@ async def _run(
             stopping.set()
 
     here = listener.url(port, tls=bool(settings.tls_certificate))
-    url = settings.url or here
+    url = settings.public_url or here
     renewing: set[asyncio.Task[None]] = set()
 
     def renew() -> None:
