@@ -81,7 +81,9 @@ class Relay:
         return SENT if head.keep_alive else SENT_LAST
 
     def _head(self, request: BaseRequest, target: str, by: Actor | None, app: str | None) -> bytes:
-        request_id, traceparent, _ = identity.identify(request.get(identity.REQUEST_ID), request.headers.get("traceparent"))
+        request_id, traceparent, _ = identity.identify(
+            request.get(identity.REQUEST_ID), request.headers.get("traceparent")
+        )
         origin = cast("CallerConnection", request.protocol).origin
         added = forwarding(request.headers, origin) + identity.lines(request_id, traceparent)
         without = _OWN
