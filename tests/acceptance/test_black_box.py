@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from runtimes.declaration import load_all
 from tests.support.apps import App, call
 
 HANDLER = """
@@ -14,6 +17,15 @@ def handle(request):
         import os
         os._exit(3)
     return "fine"
+"""
+
+
+NODE_HANDLER = """
+console.log("loaded");
+export default function handle(request) {
+  console.log("got", new URL(request.url).pathname);
+  return new Response("fine");
+}
 """
 
 
@@ -47,14 +59,27 @@ def test_a_cold_and_a_warm_call_are_told_apart_with_what_they_printed(up):
     assert "told-warm" in up.run("invocations", "told", "--tail", "1").stdout
 
 
-def test_lines_of_the_log_name_their_requests(up):
-    App.make(up, "tied", {"handler.py": HANDLER}).deploy()
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param({"handler.py": HANDLER}, id="python"),
+        pytest.param(
+            {"handler.mjs": NODE_HANDLER},
+            id="node",
+            marks=pytest.mark.skipif(not load_all()["node"].find(), reason="this machine has no Node"),
+        ),
+    ],
+)
+def test_lines_of_the_log_name_their_requests(up, files, request):
+    name = f"tied-{request.node.callspec.id}"
+    App.make(up, name, files).deploy()
     for number in range(3):
-        assert ask(up, "tied/x", f"tied-{number}").status == 200
-    explain(up, "tied-2")  # by then all are reported
-    lines = [json.loads(line) for line in up.run("logs", "tied", "--json").stdout.splitlines()]
-    assert [line["request"] for line in lines] == ["tied-0", "tied-1", "tied-2"]
-    assert "tied-2" in up.run("logs", "tied").stdout
+        assert ask(up, f"{name}/x", f"{name}-{number}").status == 200
+    explain(up, f"{name}-2")  # by then all are reported
+    lines = [json.loads(line) for line in up.run("logs", name, "--json").stdout.splitlines()]
+    told = [(line.get("request", ""), line["line"]) for line in lines if line["line"] != "loaded"]
+    assert told == [(f"{name}-{number}", "got /x") for number in range(3)]
+    assert f"{name}-2" in up.run("logs", name).stdout
 
 
 def test_a_call_that_ends_its_process_tells_its_exit_code(up):

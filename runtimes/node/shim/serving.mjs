@@ -3,6 +3,7 @@
 import { createServer } from "node:http";
 
 import { kind } from "./loading.mjs";
+import { answering } from "./output.mjs";
 
 const MAX_HEAD = 64 << 10;
 const DISCARD = 1 << 20; // bytes of a body that nobody read, which are taken so that the connection can go on
@@ -15,9 +16,12 @@ export function serve(listen, handle, concurrency) {
 
   async function next(request, response) {
     free -= 1;
+    // Of several calls at once nobody can tell which one prints
+    if (concurrency === 1) answering(request.headers["x-request-id"] ?? "");
     try {
       if (!response.destroyed) await answer(handle, request, response);
     } finally {
+      if (concurrency === 1) answering("");
       free += 1;
       if (waiting.length > 0) next(...waiting.shift());
     }

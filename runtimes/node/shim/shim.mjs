@@ -11,6 +11,7 @@ import { fileURLToPath } from "node:url";
 
 import { useCompiled } from "./compiling.mjs";
 import { LoadError, load } from "./loading.mjs";
+import { mark } from "./output.mjs";
 import { serve } from "./serving.mjs";
 
 const LISTENER = 3;
@@ -60,6 +61,7 @@ function send(control, message) {
 
 async function main() {
   const control = new Socket({ fd: CONTROL, readable: true, writable: true });
+  mark();
   await rehearse();
   await send(control, { booted: true });
   const message = await receive(control);
