@@ -97,12 +97,16 @@ class Snapshots:
                 return
             interpreter = self._interpreters[revision.config.runtime]
             self._changed_secrets.clear()
+            # Others wait for their snapshots meanwhile, so it gets no longer than a start of its own does
+            deadline = min(_DEADLINE, revision.config.timeout)
             try:
-                async with asyncio.timeout(_DEADLINE):
+                async with asyncio.timeout(deadline):
                     sandbox = await self._engine.snapshot(interpreter, assignment)
             except (StartError, EOFError, TimeoutError) as error:
-                self._unfit[revision.id] = str(error) or type(error).__name__
-                _log.info("action=no-snapshot function=%s reason=%r", revision.config.name, str(error))
+                late = isinstance(error, TimeoutError)
+                reason = f"its import had not ended after {deadline:.1f} s" if late else str(error)
+                self._unfit[revision.id] = reason or type(error).__name__
+                _log.info("action=no-snapshot function=%s reason=%r", revision.config.name, reason)
                 return
             except Problem as problem:
                 _log.warning("action=no-snapshot function=%s detail=%r", revision.config.name, problem.detail)

@@ -14,7 +14,7 @@ import pytest_asyncio
 from function_service.contract import Exit, Job, Mount, Output
 from pilotlight.problems import Problem
 from tests.support import service as support
-from tests.support.attacks import HELLO, TRY, as_root, folder, kinds
+from tests.support.attacks import HELLO, TRY, as_root, folder, kinds, processes_with
 from tests.support.service import Service
 
 
@@ -219,8 +219,6 @@ async def test_leaving_the_stream_of_a_build_kills_it(service: Service) -> None:
 
 
 def _sleeping() -> bool:
-    from tests.support.attacks import processes_with
-
     return bool(processes_with(b"sleep\x007653\x00", "cmdline"))
 
 
@@ -244,3 +242,21 @@ async def test_names_and_digests_cannot_lead_elsewhere(service: Service) -> None
             await service.client.builds.seal_layer(
                 digest, str(folder(service, f"naming-{len(digest)}-{digest.count('.')}")), "x"
             )
+
+
+async def test_what_a_build_leaves_behind_ends_with_it(service: Service) -> None:
+    """A daemon of a build step must not see the next step, nor what was made of its folder."""
+    script = """
+import os
+for _ in range(2):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.closerange(0, 64)
+            os.execv("/bin/sleep", ["sleep", "7652"])
+        os._exit(0)
+    os.wait()
+"""
+    _, end = await run(service, script)
+    assert end == Exit(0)
+    assert processes_with(b"sleep\x007652\x00", "cmdline") == []

@@ -170,6 +170,27 @@ for path in ("/etc/passwd", "/function/handler.py", "/function/server", "/usr/bi
     assert await service.probe(python, source) == {}
 
 
+async def test_links_lead_across_no_mount(service: Service, python: str) -> None:
+    source = f"""{TRY}
+files = ["/function/handler.py", "/function/server", "/usr/bin/env", "/etc/passwd", "/proc/self/status"]
+hard = [attempt(os.link, path, "/tmp/linked") for path in files if os.path.exists(path)]
+os.symlink("/", "/tmp/root")
+os.symlink("/tmp/root/etc/passwd", "/tmp/way")
+def write(path):
+    open(path, "a").close()
+result = [hard, attempt(write, "/tmp/way"), attempt(look, "/tmp/root/root"), attempt(os.rename, "/etc/passwd", "/tmp/x")]
+os.unlink("/tmp/root"), os.unlink("/tmp/way")
+"""
+    hard, soft, root, moved = await service.probe(python, source)
+    assert len(hard) >= 3
+    assert set(hard) <= {"EXDEV", "EPERM", "EROFS"}
+    assert (soft in ("EROFS", "EACCES"), root, moved in ("EXDEV", "EROFS", "EACCES")) == (
+        True,
+        "ENOENT",
+        True,
+    )
+
+
 async def test_tmp_is_bounded_in_bytes_and_in_files(service: Service) -> None:
     await service.deploy("filling", {"handler.py": support.PROBE}, memory=64 << 20)
     source = f"""{TRY}
@@ -484,6 +505,51 @@ async def test_abstract_sockets_of_the_host_are_out_of_reach(service: Service, p
         listener.listen()
         source = f"{TRY}\nimport socket\nconnect = socket.socket(socket.AF_UNIX).connect\nresult = attempt(connect, '\\0pilotlight-attacked')"
         assert await service.probe(python, source) == "ECONNREFUSED"
+
+
+async def test_the_sockets_of_the_platform_are_out_of_reach(service: Service, python: str) -> None:
+    sockets = [str(path) for path in service.data.run.rglob("*") if path.is_socket()]
+    assert str(service.data.socket("function-service")) in sockets
+    sockets += ["/run/systemd/private", "/run/docker.sock", "/run/dbus/system_bus_socket"]
+    source = f"{TRY}\nimport socket\nresult = [attempt(socket.socket(socket.AF_UNIX).connect, p) for p in {sockets!r}]"
+    assert set(await service.probe(python, source)) == {"ENOENT"}
+
+
+async def test_nobody_elses_secret_is_in_the_memory_of_a_function(service: Service, python: str) -> None:
+    """Instances are forked from processes that others are forked from too: nothing may have stayed there."""
+    secret = "canary-" + "0123456789abcdef" * 2
+    await service.client.vault.put_secret("CANARY", secret)
+    source = "import os\nkept = os.environ['CANARY'] * 9\n" + support.PROBE
+    await service.deploy("knowing", {"handler.py": source}, secrets=("CANARY",))
+    assert await service.probe("knowing", "import os\nresult = os.environ['CANARY']") == secret
+    await service.deploy(
+        "knowing-too", {"handler.py": "import time\ntime.sleep(0.05)\n" + source}, secrets=("CANARY",)
+    )
+    assert await service.probe("knowing-too", "result = 1") == 1
+    look = """
+import os, re
+wanted, found, read = re.compile(("can" + "ary-").encode() + b"[0-9a-f]{32}"), [], 0
+memory = os.open("/proc/self/mem", os.O_RDONLY)
+for line in open("/proc/self/maps").read().splitlines():
+    ends, modes = line.split()[:2]
+    if modes[0] != "r" or "[v" in line:
+        continue
+    start, end = (int(number, 16) for number in ends.split("-"))
+    for at in range(start, end, 1 << 20):
+        try:
+            piece = os.pread(memory, min((1 << 20) + 64, end - at), at)
+        except OSError:
+            continue
+        read += len(piece)
+        found += [match.decode() for match in wanted.findall(piece)]
+os.close(memory)
+result = [read, sorted(set(found))]
+"""
+    read, found = await service.probe("knowing", look)
+    assert found == [secret]  # so it would be found
+    read, found = await service.probe(python, look)
+    assert read > 1 << 20
+    assert found == []
 
 
 async def test_two_functions_share_nothing(service: Service) -> None:

@@ -75,9 +75,11 @@ async def deploy_probes(service: Service) -> None:
             await service.deploy("node", {"handler.mjs": NODE_PROBE}, runtime=name, handler="handler.mjs")
 
 
-async def deploy_snapshot(service: Service, name: str, source: str = support.PROBE) -> None:
+async def deploy_snapshot(
+    service: Service, name: str, source: str = support.PROBE, timeout: float = 10.0
+) -> None:
     """Make a function live whose import is so slow that it gets a snapshot, and wait for that."""
-    await service.deploy(name, {"handler.py": f"import time\ntime.sleep(0.05)\n{source}"})
+    await service.deploy(name, {"handler.py": f"import time\ntime.sleep(0.05)\n{source}"}, timeout=timeout)
     for _ in range(3):
         lease = await service.acquire(name)
         await service.client.invocations.stop(lease.id, "the next one shall be started anew")
