@@ -106,9 +106,9 @@ def passing(
 ) -> bytes:
     """Return the header lines of a request that reach the other side; arguments as of `request_head`."""
     dropped = _TO_FUNCTION | without if without else _TO_FUNCTION
-    connection = headers.get("Connection")
-    if connection is not None and connection.lower() not in _PLAIN_CONNECTION:
-        dropped |= _listed(headers.getall("Connection")) - {b"host", b"content-length"}
+    connection = headers.getall("Connection", ())
+    if any(value.lower() not in _PLAIN_CONNECTION for value in connection):
+        dropped |= _listed(connection) - {b"host", b"content-length"}
     parts: list[bytes] = []
     for name, value in fields:
         if name.lower() not in dropped:
@@ -177,7 +177,8 @@ def form(status: int, reason: bytes, fields: Fields, *, receipted: bool) -> Form
     for name, value in fields:
         key = name.lower()
         if key == b"connection" and value.lower() not in (b"keep-alive", b"close"):
-            listed = _listed([value.decode("latin-1")]) - {b"content-length", b"date", b"server-timing"}
+            lists = [value.decode("latin-1") for name, value in fields if name.lower() == b"connection"]
+            listed = _listed(lists) - {b"content-length", b"date", b"server-timing"}
             left = [field for field in fields if field[0].lower() not in listed | {b"connection"}]
             return form(status, reason, left, receipted=receipted)
         if key in dropped:

@@ -54,6 +54,13 @@ def test_what_connection_lists_does_not_pass_either_way() -> None:
     assert b"X-Three: 3" in lines
 
 
+def test_what_a_second_connection_header_lists_does_not_pass_either() -> None:
+    two = (("Connection", "keep-alive"), ("Connection", "x-one"), ("X-One", "1"))
+    assert sent(("Host", "h"), *two) == [b"GET /x HTTP/1.1", b"Host: h"]
+    for fields in (two, (("Connection", "x-two"), *two[1:])):
+        assert b"X-One: 1" not in answered(*fields)[0]
+
+
 def test_connection_cannot_take_away_the_framing() -> None:
     assert b"Content-Length: 3" in sent(
         ("Host", "h"), ("Connection", "Content-Length, Host"), ("Content-Length", "3")
