@@ -95,6 +95,7 @@ class Plain:
 def read(fields: Fields, data: bytes, origin: Origin, table: RouteTable) -> Plain | None:
     """Return the headers of a request that `data` is as a whole, or None where they are not plain.
 
+    `data` begins with the request line.
     Plain: HTTP/1.1 over a connection that stays, and a body, if any, that is there and whose length is said.
     """
     begin, end = data.find(b"\r\n") + 2, data.find(b"\r\n\r\n") + 4
@@ -113,8 +114,8 @@ def read(fields: Fields, data: bytes, origin: Origin, table: RouteTable) -> Plai
     )
     if len(given.getall("Host", ())) != 1:
         return None
-    if given.getall("Content-Length", _NO_BODY) not in (_NO_BODY, [str(len(data) - end)]):
+    if given.getall("Content-Length", _NO_BODY) != [str(len(data) - end)]:
         return None
-    if given.get("Connection", "keep-alive").lower() != "keep-alive":
+    if any(value.lower() != "keep-alive" for value in given.getall("Connection", ())):
         return None
     return Plain(block, len(data) - end, fields, given, origin, table)

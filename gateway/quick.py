@@ -55,21 +55,24 @@ class Quick:
             or len(data) != end + 2 + len(plain.block) + plain.length
         ):
             return False
-        return plain.table is self._routes.table and self._take(caller, data, end, plain)
+        line = _LINE.fullmatch(data, 0, end)
+        return (
+            line is not None and plain.table is self._routes.table and self._take(caller, data, line, plain)
+        )
 
     def first(self, caller: "CallerConnection", data: bytes) -> bool:
         """Take a request that the caller's glance says is whole; return whether it was taken."""
         table = self._routes.table
-        if table is None or not data.partition(b" ")[2].startswith(b"/function/"):
+        line = _LINE.fullmatch(data, 0, data.find(b"\r\n"))
+        if table is None or line is None:  # it may begin with empty lines, which the glance leaves out
             return False
         plain = caller.plain = read(caller.glance.fields, data, caller.origin, table)
-        return plain is not None and self._take(caller, data, data.find(b"\r\n"), plain)
+        return plain is not None and self._take(caller, data, line, plain)
 
-    def _take(self, caller: "CallerConnection", data: bytes, end: int, plain: Plain) -> bool:
-        match = _LINE.fullmatch(data, 0, end)
-        if match is None or self._calls.closing or plain.length > self._max_body:
+    def _take(self, caller: "CallerConnection", data: bytes, line: re.Match[bytes], plain: Plain) -> bool:
+        if self._calls.closing or plain.length > self._max_body:
             return False
-        method, name, rest = match.groups()
+        method, name, rest = line.groups()
         route = plain.table.routes.get(name.decode())
         if route is None or route.timeout < 2 * _SOON:
             return False

@@ -280,6 +280,32 @@ async def test_what_is_not_plain_is_left_to_aiohttp(rack: Rack, caller, long_way
     assert not any("begun" in each for each in long_way)
 
 
+async def test_the_connection_is_closed_whichever_header_asks_for_it(rack: Rack, caller) -> None:
+    await rack.deploy("f", echo_whole)
+    await caller.call()
+    assert (await caller.call("/", b"", "GET", "Connection: keep-alive", "Connection: close"))[0] == 200
+    async with asyncio.timeout(10):
+        assert await caller.reader.read() == b""
+
+
+@pytest.mark.parametrize("empty_lines", [b"\r\n", b"\r\n\r\n"])
+async def test_no_request_can_be_hidden_behind_empty_lines(
+    rack: Rack, caller, long_way, empty_lines: bytes
+) -> None:
+    """The glance leaves out empty lines before a request: what follows them must not pass for its head."""
+    await rack.deploy("f", echo_whole)
+    await caller.call()
+    hidden = b"GET /function/f/hidden HTTP/1.1\r\nHost: h\r\n\r\n"
+    caller.writer.write(empty_lines + hidden)
+    assert (await caller.receive())[2] == b"GET /hidden "
+    instance = rack.service.instances_made[0]
+    assert instance.calls == 2
+    caller.writer.write(b"POST /function/f HTTP/1.1\r\n" + empty_lines[2:] + hidden)
+    status, head, _ = await caller.receive()
+    assert (status, "Pilotlight-Error: invalid-request" in head) == (400, True)
+    assert instance.calls == 2
+
+
 async def test_a_key_counts_until_it_is_withdrawn(rack: Rack, caller, long_way) -> None:
     digest = hashlib.sha256(b"temporary").hexdigest()
     rack.service.keys_by_digest[digest] = "k2"
