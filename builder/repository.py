@@ -25,6 +25,7 @@ _GIT_DEADLINE = 30.0
 # what old but harmless commits in many real repositories have wrong with them
 _TOLERATED = ("missingSpaceBeforeDate", "badTimezone", "zeroPaddedFilemode", "missingNameBeforeEmail")
 _BRANCHES = "refs/heads/"
+_OBJECT_HEADROOM = 32 << 20  # bytes that git takes at once beside an object
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Repositories:
             "http.receivepack": "true",
             "http.uploadpack": "true",
             "receive.maxInputSize": str(self.limits.pack),
+            "core.bigFileThreshold": str(self.limits.file),  # larger ones are never in memory as a whole
             "transfer.fsckObjects": "true",
             "receive.denyNonFastForwards": "false",
             "receive.denyDeletes": "false",
@@ -116,6 +118,10 @@ class Repositories:
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_TERMINAL_PROMPT": "0",
+            # Else who pushes refs/replace has another commit read, and deployed, than the one that is named
+            "GIT_NO_REPLACE_OBJECTS": "1",
+            # A pack of some kilobytes can hold an object that takes gigabytes once its deltas are applied
+            "GIT_ALLOC_LIMIT": str(self.limits.file + _OBJECT_HEADROOM),
         }
 
     async def prepare(self) -> None:
