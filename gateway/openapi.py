@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from gateway import openapi_data
 from gateway.operations import BASE, OPERATIONS, Operation
 from pilotlight.problems import KINDS
 
@@ -44,6 +45,7 @@ def document() -> dict[str, Any]:
         }
     }
     paths.update(_calls())
+    paths.update(openapi_data.paths(_problems))
     paths.update(_platform())
     return {
         "openapi": "3.1.0",
@@ -58,6 +60,7 @@ def document() -> dict[str, Any]:
         "tags": [
             {"name": "control", "description": "Apps, functions, keys and what else an operator handles."},
             {"name": "calls", "description": "Functions."},
+            {"name": "data", "description": "Documents, in which functions keep their state."},
             {"name": "platform", "description": "Whether the platform lives, and what it counts."},
         ],
         "paths": paths,
