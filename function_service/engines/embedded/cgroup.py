@@ -178,6 +178,13 @@ class Group:
         else:
             self._write("cpu", "cpu.max", f"{quota} {_PERIOD}")
 
+    def give_way(self, *, now: bool) -> None:
+        """Leave most of the CPU time to other groups while they want it, or have an equal share again."""
+        if self._version == 1:
+            self._write("cpu", "cpu.shares", "100" if now else "1024")
+        else:
+            self._write("cpu", "cpu.weight", "10" if now else "100")
+
     def memory(self) -> int:
         """Return the bytes in use, without the page cache that the kernel would give up at once."""
         stat = dict(line.split() for line in self._read("memory", "memory.stat").splitlines())

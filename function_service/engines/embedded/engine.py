@@ -173,11 +173,10 @@ class EmbeddedEngine:
         runtime = self._runtimes[interpreter.runtime]
         command = runtime.boot(interpreter)
         kind = "fork" if runtime.forkable else "exec"
-        rehearse = runtime.forkable and not awaited
-        return await self._make(interpreter, kind, list(command) if command else None, rehearse=rehearse)
+        return await self._make(interpreter, kind, list(command) if command else None, ahead=not awaited)
 
     async def _make(
-        self, interpreter: Interpreter, kind: str, boot: list[str] | None, *, rehearse: bool = False
+        self, interpreter: Interpreter, kind: str, boot: list[str] | None, *, ahead: bool = False
     ) -> Sandbox:
         began = time.perf_counter()
         if self._container is None:  # it was emptied
@@ -188,7 +187,8 @@ class EmbeddedEngine:
         uid = self._user()
         cradle = Cradle(self._data.instances, self._hierarchy)
         try:
-            order = {"kind": kind, "uid": uid, "boot": boot, "rehearse": rehearse}
+            order = {"kind": kind, "uid": uid, "boot": boot, "rehearse": ahead and kind == "fork"}
+            cradle.group.give_way(now=ahead)
             await cradle.fork(zygote, order, _USUAL_MEMORY, PROCESSES)
             async with asyncio.timeout(_BLANK_DEADLINE):
                 message, received = await cradle.control.receive()
@@ -283,6 +283,7 @@ class EmbeddedEngine:
         if assignment.egress:
             message["env"] |= jobs.proxy_environment(inside.EGRESS_PORT)
         handle = self._handle(sandbox)
+        handle.group.give_way(now=False)
         handle.group.limit(assignment.memory, PROCESSES)
         identity = {"app": assignment.app, "function": assignment.function}
         self._grants.grant(sandbox.id, os.dup(handle.data_listener), kind="data", egress=[], **identity)

@@ -11,10 +11,18 @@ from function_service.engines.embedded.cgroup import Group, Hierarchy
 
 V1_FILES = {
     "memory": ("cgroup.procs", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
-    "cpu": ("cgroup.procs", "cpu.cfs_quota_us"),
+    "cpu": ("cgroup.procs", "cpu.cfs_quota_us", "cpu.shares"),
     "pids": ("cgroup.procs", "pids.max"),
 }
-V2_FILES = ("cgroup.procs", "memory.oom.group", "memory.max", "memory.swap.max", "pids.max", "cpu.max")
+V2_FILES = (
+    "cgroup.procs",
+    "memory.oom.group",
+    "memory.max",
+    "memory.swap.max",
+    "pids.max",
+    "cpu.max",
+    "cpu.weight",
+)
 
 
 @pytest.fixture
@@ -68,7 +76,16 @@ def test_limits_of_version_2(v2: Hierarchy) -> None:
         "memory.swap.max": "0",
         "pids.max": "100",
         "cpu.max": "25000 100000",
+        "cpu.weight": "",
     }
+
+
+def test_who_gives_way_gets_a_tenth_until_it_is_needed(v1: Hierarchy, v2: Hierarchy) -> None:
+    for hierarchy, file, shares in ((v1, "cpu.shares", ("100", "1024")), (v2, "cpu.weight", ("10", "100"))):
+        group = one(hierarchy)
+        for now, share in zip((True, False), shares, strict=True):
+            group.give_way(now=now)
+            assert (hierarchy.folders["cpu"] / "one" / file).read_text() == share
 
 
 @pytest.mark.parametrize(("first", "second"), [(64 << 20, 128 << 20), (128 << 20, 64 << 20)])
