@@ -8,18 +8,16 @@ import argparse
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from cli import client, git, listener, output, receipts
+from cli import client, git, output, own_platform, receipts
 from cli.client import Platform
 from pilotlight.datafolder import DataFolder
 from pilotlight.problems import Problem
@@ -29,9 +27,6 @@ from samples.expected import Exchange, read
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _SAMPLES: Final = _ROOT / "samples"
 _FOLDER: Final = _ROOT / ".data" / "demo"
-_PORTS: Final = range(8080, 8180)
-_START_WITHIN: Final = 150.0
-_STOP_WITHIN: Final = 90.0
 _AUTHOR: Final = ("-c", "user.name=Demo", "-c", "user.email=demo@localhost")
 _SHOWN: Final = "hello-python"  # goes to zero and wakes
 
@@ -56,8 +51,11 @@ def main() -> int:
     data = DataFolder(_FOLDER / "platform")
     try:
         _make_room(data)
-        with _platform(data) as platform:
-            return _show(platform, data, once=arguments.once)
+        began = time.monotonic()
+        with own_platform.running(_FOLDER, own_platform.free_port("the demo")) as started:
+            print(f"{started.line} ({time.monotonic() - began:.1f} s after it was started)")
+            print("\n".join(started.notes), end="\n" if started.notes else "")
+            return _show(started.platform, data, once=arguments.once)
     except Problem as problem:
         output.note(f"demo: {problem.detail}")
         return 1
@@ -75,61 +73,6 @@ def _make_room(data: DataFolder) -> None:
     data.prepare()
     os.close(data.lock())
     shutil.rmtree(_FOLDER)
-
-
-@contextmanager
-def _platform(data: DataFolder) -> Iterator[Platform]:
-    """Run a platform, and remove everything at the end."""
-    port = next((number for number in _PORTS if listener.is_free("127.0.0.1", number)), None)
-    if port is None:
-        raise Problem("conflict", f"No port from {_PORTS[0]} to {_PORTS[-1]} is free.")
-    if port != _PORTS[0]:
-        print(f"Port {_PORTS[0]} is in use; the demo takes {port}.")
-    data.root.mkdir(parents=True, mode=0o711)
-    log = _FOLDER / "log"
-    ours, theirs = socket.socketpair()
-    with ours, theirs, log.open("w") as errors:
-        process = subprocess.Popen(
-            [
-                *(
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "cli.main",
-                    "up",
-                    "--port",
-                    str(port),
-                    "--data",
-                    str(data.root),
-                ),
-                *("--lifeline", str(theirs.fileno())),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            pass_fds=(theirs.fileno(),),
-            start_new_session=True,  # Ctrl-C is for the demo, which stops the platform
-            text=True,
-        )
-        theirs.close()
-        try:
-            yield _wait_until_ready(process, data, log)
-        finally:
-            process.terminate()
-            process.wait(_STOP_WITHIN)
-            shutil.rmtree(_FOLDER)
-
-
-def _wait_until_ready(process: "subprocess.Popen[str]", data: DataFolder, log: Path) -> Platform:
-    started = time.monotonic()
-    assert process.stdout is not None  # noqa: S101  for mypy: it was asked for
-    line = process.stdout.readline().strip()
-    if not line:
-        raise Problem("unavailable", f"The platform did not start:\n{log.read_text()}")
-    print(f"{line} ({time.monotonic() - started:.1f} s after it was started)")
-    for text in log.read_text().splitlines():
-        if text.startswith("Not guaranteed"):
-            print(text)
-    return Platform(line.rsplit(" ", 1)[1], data.admin_key.read_text().strip())
 
 
 def _show(platform: Platform, data: DataFolder, *, once: bool) -> int:

@@ -18,6 +18,7 @@ from pilotlight.problems import Problem
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "up": ("cli.commands.up", "start the platform on this machine, in the foreground"),
     "new": ("cli.commands.new", "make a folder with a new function"),
+    "dev": ("cli.commands.dev", "run the functions of a folder as they stand, and again at each save"),
     "remote": ("cli.commands.remote", "connect this git repository to the platform"),
     "deploy": ("cli.commands.deploy", "deploy a folder of a git repository that lies elsewhere"),
     "list": ("cli.commands.list", "list the functions"),
