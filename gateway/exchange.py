@@ -47,6 +47,8 @@ class Upload:
         expected = request.headers.get("Expect", "").lower() == "100-continue"
         self._continued = not expected or request.version < (1, 1)  # HTTP/1.0 knows no interim answers
         self._pump: asyncio.Task[None] | None = None
+        self._to: Connection | None = None  # where a body is streamed
+        self.starved = False  # whether more of the body was waited for when it was ended
 
     @property
     def unread(self) -> bool:
@@ -72,6 +74,7 @@ class Upload:
             content = self.request.content
             if not content.is_eof():
                 connection.send(head, whole=False)
+                self._to = connection
                 self._pump = asyncio.create_task(self._stream(connection), name="request body")
                 return
             self._body = content.read_nowait()
@@ -91,7 +94,8 @@ class Upload:
 
     async def end(self) -> None:
         """Stop sending."""
-        if self._pump is not None and not self._pump.done():
+        if self._pump is not None and self._to is not None and not self._pump.done():
+            self.starved = not self._to.clogged
             self._pump.cancel()
             await asyncio.wait([self._pump])
 

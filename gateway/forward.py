@@ -162,6 +162,11 @@ class Connection(asyncio.Protocol):
         return self._sent_whole and self._sent <= _REPLAYABLE
 
     @property
+    def clogged(self) -> bool:
+        """Whether the other side reads slower than we write."""
+        return self._writable is not None
+
+    @property
     def alive(self) -> bool:
         """Whether the connection still stands, as far as we know."""
         return self._transport is not None and not self._transport.is_closing()

@@ -8,6 +8,7 @@ only where that does not lead to its end.
 import asyncio
 import logging
 import time
+from typing import TYPE_CHECKING, cast
 
 from aiohttp.web import BaseRequest, RequestPayloadError, StreamResponse
 
@@ -25,6 +26,9 @@ from gateway.replies import fault, problem_response
 from gateway.reports import Reports
 from gateway.routing import Routes
 from pilotlight.problems import Problem
+
+if TYPE_CHECKING:
+    from gateway.connections import CallerConnection
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 3  # instances that may turn out to be dead before one takes the call
@@ -115,7 +119,7 @@ class Calls:
                     raise
                 self._broker.look_into(held)  # it was dead before the call began, so another one can take it
             except BaseException:
-                if limit.expired():
+                if limit.expired() and not _waits_for_caller(upload):
                     self._broker.stop(held, f"a call ran longer than the timeout of {route.timeout:g} s")
                 else:
                     self._broken_off(held)
@@ -246,6 +250,12 @@ class Calls:
             return call.waiter.left if call.waiter is not None and call.waiter.left is not None else fault()
         if held.ending is not None:
             await asyncio.shield(held.ending)
+        if call.upload is not None and call.upload.starved:
+            return Problem(
+                "timeout",
+                f"The request's body did not come to its end within the function's timeout of {limit}. Send "
+                "it faster, or raise timeout in the manifest.",
+            )
         return Problem(
             "timeout",
             f"The function did not answer within its timeout of {limit}, and was stopped: it waited "
@@ -298,6 +308,14 @@ class Calls:
                 call.caller or "-",
                 problem.kind if problem is not None else "-",
             )
+
+
+def _waits_for_caller(upload: Upload) -> bool:
+    """Tell whether it was the caller that held its call up: that is no fault of the function.
+
+    Nor shall it end the calls of others on the same instance. So it is as if the caller had gone away.
+    """
+    return upload.starved or cast("CallerConnection", upload.request.protocol).full
 
 
 def _call(request: BaseRequest, origin: Origin) -> Call:

@@ -74,6 +74,40 @@ async def test_the_timeout_covers_a_slow_upload(rack: Rack) -> None:
     writer.close()
 
 
+@pytest.mark.parametrize("held_back", ["body", "answer"])
+async def test_a_caller_that_holds_its_call_up_ends_nobody_elses(rack: Rack, held_back: str) -> None:
+    ended = asyncio.Event()
+
+    async def handler(exchange: Exchange) -> None:
+        if exchange.target == "/stays":
+            await ended.wait()
+            await exchange.reply(200, b"fine")
+            return
+        try:
+            if held_back == "body":
+                await exchange.body()
+            else:
+                await exchange.reply(200, bytes(64 << 20))
+        finally:
+            ended.set()
+
+    await rack.deploy("f", handler, concurrency=2, max_instances=1, timeout=1.0)
+    reader, writer = await rack.connect()
+    length = 10 if held_back == "body" else 1
+    writer.write(f"POST /function/f/held HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\nx".encode())
+    await rack.service.until(lambda: rack.service.instances_made)
+    await asyncio.sleep(0.4)  # the other call must be the younger one
+    stays = asyncio.create_task(rack.get("/function/f/stays").__aenter__())
+    async with await stays as answer:
+        assert await answer.read() == b"fine"
+    await rack.service.until(lambda: len(rack.service.usage) == 2)
+    assert not rack.service.stopped
+    if held_back == "body":
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 504")
+        assert b"body did not come to its end within the function's timeout of 1 s" in await reader.readline()
+    writer.close()
+
+
 async def test_other_calls_of_an_instance_that_was_stopped_are_told_why(rack: Rack) -> None:
     async def by_path(exchange: Exchange) -> None:
         await exchange.gone()
