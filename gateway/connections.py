@@ -69,6 +69,8 @@ class CallerConnection(RequestHandler):
             quick.hand_over(self.begun)  # aiohttp must see it before what has come now
         self.queued += glance.begun
         super().data_received(data)
+        if glance.cut:  # aiohttp drops that silently: its answers would be taken for those of other requests
+            self.close()
 
     def begins(self, call: QuickCall) -> None:
         """Note that a call is under way of which aiohttp does not know."""

@@ -23,13 +23,14 @@ class Glance:
     plain: whatever is not goes to aiohttp as it came.
     """
 
-    __slots__ = ("_parser", "begun", "fields", "lost", "odd", "whole")
+    __slots__ = ("_parser", "begun", "cut", "fields", "lost", "odd", "whole")
 
     def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
         self.begun = 0  # messages that began in the data that was fed last
         self.whole = True  # whether that ended where a message ends
         self.lost = False  # whether it can't tell any more
+        self.cut = False  # whether more came at once with an offer to upgrade, and behind it
         self.odd = False  # whether the message that began last asks for what is not plain
         self.fields: list[tuple[bytes, bytes]] = []  # of the message that began last
 
@@ -39,7 +40,10 @@ class Glance:
         if not self.lost:
             try:
                 self._parser.feed_data(data)
-            except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            except httptools.HttpParserUpgrade as offer:
+                self.lost = self.cut = offer.args[0] < len(data)
+                self._parser = httptools.HttpRequestParser(self)  # the offer is declined: HTTP/1.1 goes on
+            except httptools.HttpParserError:
                 self.lost = True
 
     @property

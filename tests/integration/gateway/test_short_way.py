@@ -288,6 +288,21 @@ async def test_the_connection_is_closed_whichever_header_asks_for_it(rack: Rack,
         assert await caller.reader.read() == b""
 
 
+async def test_what_came_at_once_with_an_offer_to_upgrade_is_never_answered_out_of_turn(
+    rack: Rack, caller
+) -> None:
+    await rack.deploy("f", echo_whole)
+    offer = b"GET /function/f/offer HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
+    for _ in range(2):
+        caller.writer.write(offer)
+        assert (await caller.receive())[2] == b"GET /offer "
+        assert (await caller.call("/after"))[2] == b"GET /after "
+    caller.writer.write(offer + b"GET /function/f/behind HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert (await caller.receive())[2] == b"GET /offer "
+    async with asyncio.timeout(10):
+        assert await caller.reader.read() == b"", "the connection ends"
+
+
 @pytest.mark.parametrize("empty_lines", [b"\r\n", b"\r\n\r\n"])
 async def test_no_request_can_be_hidden_behind_empty_lines(
     rack: Rack, caller, long_way, empty_lines: bytes
