@@ -16,6 +16,7 @@ from function_service.logs import LogBook
 _LATE = 0.1  # seconds after the end of a call within which what it printed has been read, mostly
 _LATE_MARKED = 2.0  # the same for lines whose request is known: no other call's can be taken for them
 _LINES = 10_000  # of a function's latest, among which those of a call are looked for
+_CALLS = 100  # of a request's latest: callers choose its id, and may give the same to all that they ever make
 
 
 class CallsByInstance:
@@ -45,7 +46,7 @@ class CallsByInstance:
 
 
 def find(request: str, logs: LogBook) -> list[tuple[Usage, list[LogLine]]]:
-    """Return the calls of a request in their order, each with the lines that were printed meanwhile."""
+    """Return the latest calls of a request in their order, each with the lines that were printed meanwhile."""
     text = msgspec.json.encode(request)
     found = [
         (call, function)
@@ -53,10 +54,9 @@ def find(request: str, logs: LogBook) -> list[tuple[Usage, list[LogLine]]]:
         for call in logs.calls.entries(function, holding=text)
         if call.request_id == request
     ]
-    return [
-        (call, [line for line in logs.tail(function, _LINES) if _during(call, line)])
-        for call, function in sorted(found, key=lambda each: each[0].started)
-    ]
+    found = sorted(found, key=lambda each: each[0].started)[-_CALLS:]
+    lines = {function: logs.tail(function, _LINES) for function in {function for _, function in found}}
+    return [(call, [line for line in lines[function] if _during(call, line)]) for call, function in found]
 
 
 def _during(call: Usage, line: LogLine) -> bool:

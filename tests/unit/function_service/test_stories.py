@@ -80,3 +80,12 @@ def test_the_name_of_a_request_is_no_part_of_another_one(tmp_path: Path) -> None
     book.calls.append("f", [call("abc", 1.0), call('"quoted"', 2.0)])
     assert stories.find("ab", book) == []
     assert [c.request_id for c, _ in stories.find('"quoted"', book)] == ['"quoted"']
+
+
+def test_of_a_request_with_very_many_calls_the_latest_are_told(tmp_path: Path) -> None:
+    book = LogBook(tmp_path)
+    book.calls.append("f", [call("same", float(number)) for number in range(250)])
+    book.append("f", [line(0.5), line(249.5)])
+    found = stories.find("same", book)
+    assert [each.started for each, _ in found] == [float(number) for number in range(150, 250)]
+    assert [len(lines) for _, lines in found] == [0] * 99 + [1]
