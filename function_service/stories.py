@@ -46,7 +46,7 @@ class CallsByInstance:
 
 
 def find(request: str, logs: LogBook) -> list[tuple[Usage, list[LogLine]]]:
-    """Return the latest calls of a request in their order, each with the lines that were printed meanwhile."""
+    """Return the latest calls of a request in their order, each with the lines printed meanwhile."""
     text = msgspec.json.encode(request)
     found = [
         (call, function)
