@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from benchmarks import clone_and_mount, load, options, platform, report
-from benchmarks.functions import HOLDING, IN_ONE_APP, languages, manifest, many
+from benchmarks.functions import HELLO, HOLDING, IN_ONE_APP, languages, manifest, many
 from benchmarks.load import Answer, Client
 from benchmarks.platform import Platform
 from benchmarks.report import Plot, Series
@@ -18,6 +18,7 @@ _SIZES = (10, 50, 100)
 _HOLD = 0.25  # seconds a call stays at least, and more for more instances, so that each needs its own
 _HOLD_EACH = 0.02
 _SETTLE = 0.5  # seconds between bursts, in which what was ended is buried and the pool is refilled
+_WAKING = 500  # calls at once to a function at zero
 _AT_ONCE = 8
 _FUNCTIONS, _FEW = 300, 40  # so many that each has long ended when its turn comes again
 _ENDED = 1.5  # seconds after which an instance with a keep-alive of 0 is gone
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     with platform.running() as target, load.client() as client:
         for size in arguments.instances or ((5,) if arguments.quick else _SIZES):
             _burst(run, target, client, python, size, count)
+        _wake_up(run, target, client, 20 if arguments.quick else _WAKING, count)
         seconds = arguments.seconds or (0.3 if arguments.quick else 3.0)
         _on_end(run, target, client, python, seconds, count, _FEW if arguments.quick else _FUNCTIONS)
     return run.finish()
@@ -92,6 +94,37 @@ def _burst(run: options.Run, target: Platform, client: Client, python: str, size
             y="answered",
             series=[Series("platform", [w * 1000 for w in middle], [float(n + 1) for n in range(size)])],
         )
+    )
+
+
+def _wake_up(run: options.Run, target: Platform, client: Client, calls: int, count: int) -> None:
+    """Make many calls at once to a function that sleeps and needs only a few instances; none may fail."""
+    target.push("sleeper", {**HELLO["python"], **manifest("sleeper")})
+    asleep, awake, instances = [], [], []
+    progress = Progress(f"wake-up by {calls}", count + 1)
+    for number in range(count + 1):
+        target.to_zero("sleeper")
+        time.sleep(_SETTLE)
+        times = []
+        for _ in range(2):
+            answers = client.burst(target.address, "/function/sleeper", calls)
+            _check(answers, calls)
+            times.append(max(each.after for each in answers) * 1000)
+        progress.step(f"{times[0]:.0f} ms")
+        if number:
+            asleep.append(times[0])
+            awake.append(times[1])
+            instances.append(float(len(target.instances("sleeper"))))
+    beside = f"{calls} calls, awake"
+    run.show(
+        f"{calls} calls at once to a function at zero; until all are answered, none with an error",
+        [
+            report.figure(
+                f"{calls} calls, asleep", "ms", asleep, chance=run.chance, baseline=(beside, awake)
+            ),
+            report.figure(beside, "ms", awake, chance=run.chance),
+            report.figure("instances that it took", "", instances, chance=run.chance),
+        ],
     )
 
 
