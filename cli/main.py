@@ -12,6 +12,7 @@ from typing import Final
 
 import click
 
+from cli import output
 from cli.group import LazyGroup
 from pilotlight.problems import Problem
 
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Problem as problem:
         _say(problem.detail)
         for line in problem.extra.get("logs", []):
-            print(f"  {line}", file=sys.stderr)
+            print(f"  {output.harmless(line)}", file=sys.stderr)
         return 1
     except click.Abort as abort:
         if isinstance(abort.__cause__, KeyboardInterrupt):
@@ -105,7 +106,7 @@ def _refuse(error: click.ClickException) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"pilotlight: {text}", file=sys.stderr)
+    print(f"pilotlight: {output.harmless(text)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

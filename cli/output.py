@@ -53,6 +53,15 @@ def at_right(cells: Sequence[str]) -> bool:
     return bool(cells) and all(map(_NUMBER.fullmatch, cells))
 
 
+def harmless(text: str) -> str:
+    """Return what a stranger's program said, in lines that do nothing to a terminal but to be read.
+
+    Control characters, which could clear the screen or rewrite what stands on it, become spaces.
+    """
+    lines = (line.expandtabs(4).rstrip("\r") for line in text.split("\n"))
+    return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
+
+
 def ago(then: float, now: float | None = None) -> str:
     """Tell how long ago a time was, such as `3 min`."""
     seconds = max(0.0, (time.time() if now is None else now) - then)

@@ -16,7 +16,7 @@ from typing import Final
 
 import click
 
-from cli import client, git, own_platform, watch
+from cli import client, git, output, own_platform, watch
 from cli.client import Platform
 from pilotlight.problems import Problem
 
@@ -99,6 +99,6 @@ def _show(platform: Platform, name: str) -> None:
     try:
         with platform.request("GET", where, timeout=None) as response:
             while line := response.readline():
-                print(f"{name} | {json.loads(line)['line']}")
+                print(f"{name} | {output.harmless(json.loads(line)['line'])}")
     except (Problem, OSError):
         return  # the platform is ending, or the function was deleted

@@ -22,7 +22,7 @@ def command(request: str, *, as_json: bool) -> None:
     if as_json:
         output.show_json(stories)
         return
-    print("\n\n".join(tell(story) for story in stories))
+    print(output.harmless("\n\n".join(tell(story) for story in stories)))
 
 
 def _stories(request: str) -> list[dict[str, Any]]:

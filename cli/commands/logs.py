@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cli import client
+from cli import client, output
 from cli.commands import flags
 from pilotlight.problems import Problem
 
@@ -33,4 +33,5 @@ def command(name: str, *, follow: bool, tail: int, as_json: bool) -> None:
 def _text(line: dict[str, Any]) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line["time"]))
     tied = f" {line['request']}" if line.get("request") else ""
-    return f"{when} {line['instance']}{tied} {line['line']}{' […]' if line.get('truncated') else ''}"
+    text = f"{when} {line['instance']}{tied} {line['line']}{' […]' if line.get('truncated') else ''}"
+    return output.harmless(text)

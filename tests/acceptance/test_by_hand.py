@@ -49,6 +49,21 @@ def test_logs_show_what_was_printed_and_follow_what_comes(up):
     assert "said /one" not in up.run("logs", "talker", "--tail", "1").stdout
 
 
+def test_what_a_function_prints_cannot_change_the_screen(up):
+    """Neither where its log is shown, nor in the story of a call."""
+    source = (
+        "import os\ndef handle(request):\n"
+        "    print('before\\x1b[2J\\x1b]0;x\\x07after', flush=True)\n"
+        "    os._exit(3)\n"
+    )
+    App.make(up, "painter", {"handler.py": source}).deploy()
+    answer = call(up, "painter")
+    shown = [up.run("logs", "painter"), up.run("explain", answer.headers["x-request-id"])]
+    assert ["before [2J ]0;x after" in each.stdout for each in shown] == [True, True]
+    assert ["\x1b" in each.stdout + each.stderr for each in shown] == [False, False]
+    assert "\\u001b[2J" in up.run("logs", "painter", "--json").stdout
+
+
 def test_invoke_sends_method_header_path_and_body(up):
     echo = (
         "def handle(request):\n"

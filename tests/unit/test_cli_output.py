@@ -12,6 +12,12 @@ def test_a_table_aligns_its_columns():
     )
 
 
+def test_what_a_function_has_printed_does_nothing_to_the_terminal():
+    said = "a\tb\r\n\x1b[2J\x1b]0;title\x07gone\u202e\x9b31m"
+    assert output.harmless(said) == "a   b\n [2J ]0;title gone  31m"
+    assert output.harmless("naïve 日本 ✓") == "naïve 日本 ✓"
+
+
 def test_an_id_that_begins_with_a_digit_is_no_number():
     assert (
         output.table(("ID", "AGE"), [("01m8", "5 s"), ("2x", "12 s")]) == "ID     AGE\n01m8   5 s\n2x    12 s"
