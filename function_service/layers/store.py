@@ -138,7 +138,10 @@ def _make_movable(folder: Path) -> None:
     """Let an ordinary user move a folder of its own: that writes into it, since `..` changes (rename(2))."""
     if os.geteuid() == 0:
         return
-    held = os.open(folder, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        held = os.open(folder, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC)
+    except NotADirectoryError:
+        return  # what it is instead is told when it is looked at
     try:
         os.chmod(f"/proc/self/fd/{held}", 0o700)  # noqa: PTH101
     finally:
