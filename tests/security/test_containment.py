@@ -19,7 +19,7 @@ import pytest_asyncio
 
 from runtimes.declaration import load_all
 from tests.support import service as support
-from tests.support.attacks import TRY, deploy_probes, deploy_snapshot, kept, kinds, processes_with
+from tests.support.attacks import TRY, appeared, deploy_probes, deploy_snapshot, kept, kinds, processes_with
 from tests.support.service import Service
 
 
@@ -470,7 +470,7 @@ for _ in range(5):
 result = 1
 """
     assert await support.request(lease, source) == (200, "1")
-    assert len(processes_with(b"sleep\x007654\x00", "cmdline")) == 5
+    await appeared(b"sleep\x007654\x00", 5)
     await service.client.invocations.stop(lease.id, "it left processes behind")
     assert processes_with(b"sleep\x007654\x00", "cmdline") == []
 

@@ -11,7 +11,7 @@ import pytest_asyncio
 from function_service.contract import Lease
 from pilotlight.problems import Problem
 from tests.support import service as support
-from tests.support.attacks import TRY, deploy_probes, deploy_snapshot, kept, processes_with
+from tests.support.attacks import TRY, appeared, deploy_probes, deploy_snapshot, kept, processes_with
 from tests.support.service import Service
 
 
@@ -173,8 +173,8 @@ except ValueError:
 result = True
 """
     lease, _ = await leased(service, python, source)
-    assert len(processes_with(b"sleep\x007656\x00", "cmdline")) == 1
-    assert len(processes_with(b"sleep 7656\x00", "cmdline")) == 1
+    await appeared(b"sleep\x007656\x00", 1)
+    await appeared(b"sleep 7656\x00", 1)
     await service.client.invocations.stop(lease.id, "it does not want to end")
     assert processes_with(b"sleep\x007656\x00", "cmdline") == []
     assert processes_with(b"sleep 7656\x00", "cmdline") == []

@@ -113,6 +113,13 @@ def processes_with(text: bytes, file: str) -> list[str]:
     return found
 
 
+async def appeared(text: bytes, number: int) -> None:
+    """Wait until so many processes have a text in their command line, which the kernel shows a moment after exec."""
+    async with asyncio.timeout(10):
+        while len(processes_with(text, "cmdline")) != number:
+            await asyncio.sleep(0.01)
+
+
 def kinds(links: list[str]) -> set[str]:
     """Return what descriptors lead to: files by their path, the others by their kind."""
     return {link.split(":")[0] for link in links}
