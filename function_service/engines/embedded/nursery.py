@@ -131,8 +131,15 @@ class Forker:
         self._channel.send(order, descriptors)
         self._forking[name] = waiting
         self._ended[name] = ended
-        async with asyncio.timeout(_FORK_DEADLINE):
-            return await waiting
+        try:
+            async with asyncio.timeout(_FORK_DEADLINE):
+                return await waiting
+        except BaseException:
+            if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
+                # It had come, and whoever waited was told to go before he could take it
+                kill(waiting.result())
+                os.close(waiting.result())
+            raise
 
 
 class Zygote(Forker):
