@@ -133,17 +133,27 @@ class Repositories:
         fresh.rename(self.empty)
 
     async def create(self, app: str) -> bool:
-        """Make the repository of an app; return False if it is there already."""
+        """Make the repository of an app; return False if it is there already.
+
+        Where the caller is cancelled, it goes on to its end first: a thread can't be called back.
+        """
         if self.exists(app):
             return False
-        fresh = self.root / f".new-{short_id()}"
-        await asyncio.to_thread(shutil.copytree, self.empty, fresh)
+        making = asyncio.create_task(asyncio.to_thread(self._create, app), name=f"make {app}.git")
         try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            await asyncio.wait([making])
+            raise
+
+    def _create(self, app: str) -> bool:
+        fresh = self.root / f".new-{short_id()}"
+        try:
+            shutil.copytree(self.empty, fresh)
             fresh.rename(self.path(app))
         except OSError:
-            # another push made it meanwhile
-            await asyncio.to_thread(folders.remove, fresh)
-            if self.exists(app):
+            folders.remove(fresh)
+            if self.exists(app):  # another push has made it meanwhile
                 return False
             raise
         return True
