@@ -6,12 +6,13 @@ taken if sandboxes, which have users of their own, can use it where it lies: its
 
 import os
 import re
+import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _OTHERS_MAY_READ, _OTHERS_MAY_ENTER = 0o004, 0o005
-_HEAD = 4096  # bytes of a program in which the path of its loader stands
-_LOADER = re.compile(rb"\0(/[^\0]*/ld[^\0/]*)\0")
+_ELF64 = b"\x7fELF\x02\x01"  # of 64 bits, the low byte first, as all machines are that we run on
+_LOADER = 3  # PT_INTERP, elf(5): the segment that holds the path of the loader
 _SYSTEM = "/usr"
 # What sandboxes have of their own there, and what is gone after the next start of the machine
 _COVERED = (
@@ -52,7 +53,7 @@ def usable(executable: Path, prefix: Path, library: Path) -> bool:
             and bool(library.stat().st_mode & _OTHERS_MAY_READ)
             and _is_for_this_system(executable)
         )
-    except OSError:
+    except (OSError, ValueError):  # the latter where it names a place that no file has
         return False
 
 
@@ -108,10 +109,26 @@ def _between(prefix: Path, library: Path) -> list[Path]:
 
 def _is_for_this_system(executable: Path) -> bool:
     """Tell a program whose loader is the system's from a script, and from one of another system (Nix)."""
+    loader = _loader(executable)
+    return loader is not None and loader.exists() and loader.parts[1].startswith(("lib", "usr"))
+
+
+def _loader(executable: Path) -> Path | None:
+    """Return the loader that a program names, elf(5); None for what is no program, or names none."""
     with executable.open("rb") as file:
-        head = file.read(_HEAD)
-    loader = _LOADER.search(head)
-    if not head.startswith(b"\x7fELF") or loader is None:
-        return False
-    path = Path(os.fsdecode(loader.group(1)))
-    return path.exists() and path.parts[1].startswith(("lib", "usr"))
+        head = file.read(64)
+        if len(head) < 64 or not head.startswith(_ELF64):
+            return None
+        (table,) = struct.unpack_from("<Q", head, 32)
+        size, count = struct.unpack_from("<HH", head, 54)
+        if size < 56:
+            return None
+        file.seek(table)
+        entries = file.read(size * count)
+        for start in range(0, len(entries) - 55, size):
+            kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", entries, start)
+            if kind == _LOADER:
+                file.seek(offset)
+                path = Path(os.fsdecode(file.read(min(length, 4096)).rstrip(b"\0")))
+                return path if path.is_absolute() and len(path.parts) > 2 else None
+    return None

@@ -59,6 +59,32 @@ def test_links_count_as_what_they_lead_to(tmp_path, monkeypatch):
     assert list(places.installed(PYTHON, ())) == [(executable, prefix)]
 
 
+def test_a_program_is_known_wherever_its_linker_has_put_what_it_says(tmp_path):
+    installation = install(tmp_path / "opt/python")
+    program = bytearray(installation[0].read_bytes())
+    loader = program.index(b"/ld-linux")
+    begin = program.rindex(b"\0", 0, loader)
+    program[begin] = 1  # the byte before the loader's path is anybody's; Debian 13 has the build's id there
+    installation[0].write_bytes(program)
+    assert places.usable(*installation)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"#!/bin/sh\n",
+        b"\x7fELF\x02\x01",
+        b"\x7fELF\x02\x01" + bytes(200),
+        b"\x7fELF\x02\x01" + b"\xff" * 200,
+    ],
+)
+def test_what_is_no_program_is_not_usable(tmp_path, content):
+    installation = install(tmp_path / "opt/python")
+    installation[0].write_bytes(content)
+    assert not places.usable(*installation)
+
+
 def test_a_whole_installation_that_everybody_may_read_is_usable(tmp_path):
     installation = install(tmp_path / "opt/python")
     assert places.usable(*installation)
