@@ -44,6 +44,7 @@ class Call:
     waiter: Waiter | None = None
     held: HeldLease | None = None  # whose slot it has, or had last
     waited = 0.0  # seconds until it got the slot
+    admitted = False  # whether its caller may call the function
     cold = False
     head_sent = False
     status = 0
@@ -76,6 +77,8 @@ class Call:
 
 class QuickCall(Call):
     """A call that has been sent to an instance already, on the short way."""
+
+    admitted = True
 
     def __init__(
         self, method: str, identity: tuple[str, str, bool], caller: str | None, quick: "Quick",

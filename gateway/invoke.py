@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 3  # instances that may turn out to be dead before one takes the call
 _PATH = 200  # characters of a path that are remembered
-_NOT_ADMITTED = frozenset({"key-required", "forbidden"})  # strangers fill no function's memory of its calls
 GONE = 499  # what is counted and logged for a call whose caller went away, as nginx does
 
 
@@ -73,6 +72,7 @@ class Calls:
                 self._doorkeeper.admit(
                     route, authorization, remote(request.headers, origin), inside=origin.inside
                 )
+                call.admitted = True
                 headers.refuse_what_cannot_pass(request.headers, request.method)
             else:
                 route = begun.sent_to
@@ -270,7 +270,7 @@ class Calls:
         start = "none" if held is None else "cold" if call.cold else "warm"
         if route is not None:
             self._meter.call(route.function, status, start, duration)
-        if route is not None and (problem is None or problem.kind not in _NOT_ADMITTED):
+        if route is not None and call.admitted:  # strangers fill no function's memory of its calls
             self._reports.add(
                 Usage(
                     function=route.function,

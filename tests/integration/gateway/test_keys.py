@@ -208,6 +208,8 @@ async def test_wrong_keys_at_speed_are_slowed_down_at_every_door_and_right_ones_
     for door in doors:
         assert await attempt("admin-all", door, "203.0.113.1") == (200, None)
     assert await attempt("guess", doors[0], "203.0.113.2") == (403, None)  # behind the same proxy
+    await limited.service.until(lambda: limited.service.usage)
+    assert [call.status for call in limited.service.usage] == [200]  # who may not call is not remembered
 
 
 async def test_a_function_never_gets_a_key_that_has_expired(rack: Rack) -> None:
