@@ -1,5 +1,6 @@
 """Entries of one kind by function, on disk: each function's in two files of bounded size."""
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,21 +45,24 @@ class Journal(Generic[E]):
 
     def tail(self, function: str, count: int) -> list[E]:
         """Return the last entries, oldest first."""
-        return list(deque(self.entries(function), maxlen=count))
+        return self._decoded(deque(self._lines(function), maxlen=count))
 
-    def entries(self, function: str, holding: bytes = b"") -> Iterator[E]:
-        """Yield the entries of a function, oldest first; those whose JSON holds some bytes."""
+    def holding(self, function: str, text: bytes) -> list[E]:
+        """Return the entries of a function whose JSON holds some bytes, oldest first."""
+        return self._decoded(line for line in self._lines(function) if text in line)
+
+    def _lines(self, function: str) -> Iterator[bytes]:
         for path in self._files(function):
-            if not path.exists():
-                continue
-            with path.open("rb") as file:
-                for raw in file:
-                    if holding not in raw:
-                        continue
-                    try:
-                        yield self._decoder.decode(raw)
-                    except msgspec.DecodeError:
-                        continue  # the last line of a process that was killed while it wrote
+            if path.exists():
+                with path.open("rb") as file:
+                    yield from file
+
+    def _decoded(self, lines: Iterable[bytes]) -> list[E]:
+        entries = []
+        for line in lines:
+            with contextlib.suppress(msgspec.DecodeError):  # of a process that was killed while it wrote
+                entries.append(self._decoder.decode(line))
+        return entries
 
     def functions(self) -> list[str]:
         """List the functions that have entries."""

@@ -272,9 +272,12 @@ class ControlDoor:
     async def invocations(self, function: str, tail: int, failed: bool) -> list[Usage]:
         """List the latest calls of a function."""
         self._registry.live(function)
+        count = min(max(tail, 0), _MAX_TAIL)
+        if not failed:
+            return await asyncio.to_thread(self._logs.calls.tail, function, count)
         calls = await asyncio.to_thread(self._logs.calls.tail, function, _TIED)
-        chosen = [c for c in calls if c.status >= 500 or not c.instance] if failed else calls
-        return chosen[len(chosen) - min(max(tail, 0), len(chosen), _MAX_TAIL) :]
+        bad = [call for call in calls if call.status >= 500 or not call.instance]
+        return bad[-count:] if count else []
 
     async def story(self, request: str) -> list[Story]:
         """Tell what is remembered of a request (see contract)."""

@@ -51,7 +51,7 @@ def find(request: str, logs: LogBook) -> list[tuple[Usage, list[LogLine]]]:
     found = [
         (call, function)
         for function in logs.calls.functions()
-        for call in logs.calls.entries(function, holding=text)
+        for call in logs.calls.holding(function, text)
         if call.request_id == request
     ]
     found = sorted(found, key=lambda each: each[0].started)[-_CALLS:]

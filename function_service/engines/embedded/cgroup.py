@@ -15,6 +15,8 @@ from pathlib import Path
 CONTROLLERS = ("memory", "cpu", "pids")
 _ROOT = Path("/sys/fs/cgroup")
 _PERIOD = 100_000  # microseconds, of the CPU quota
+_FEW = {1: ("cpu.shares", "100"), 2: ("cpu.weight", "10")}  # a tenth of the usual ones
+_EQUAL = {1: ("cpu.shares", "1024"), 2: ("cpu.weight", "100")}
 PLATFORM = "platform"  # the leaf for our own processes below a delegated group
 
 
@@ -178,12 +180,14 @@ class Group:
         else:
             self._write("cpu", "cpu.max", f"{quota} {_PERIOD}")
 
-    def give_way(self, *, now: bool) -> None:
-        """Leave most of the CPU time to other groups while they want it, or have an equal share again."""
-        if self._version == 1:
-            self._write("cpu", "cpu.shares", "100" if now else "1024")
-        else:
-            self._write("cpu", "cpu.weight", "10" if now else "100")
+    def give_way(self) -> None:
+        """Leave most of the CPU time to other groups while they want it."""
+        self._write("cpu", *_FEW[self._version])
+
+    def give_way_no_more(self) -> None:
+        """Have an equal share again, if it was given up."""
+        if self._set.get(("cpu", _FEW[self._version][0])) == _FEW[self._version][1]:
+            self._write("cpu", *_EQUAL[self._version])
 
     def memory(self) -> int:
         """Return the bytes in use, without the page cache that the kernel would give up at once."""

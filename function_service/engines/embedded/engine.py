@@ -188,7 +188,8 @@ class EmbeddedEngine:
         cradle = Cradle(self._data.instances, self._hierarchy)
         try:
             order = {"kind": kind, "uid": uid, "boot": boot, "rehearse": ahead and kind == "fork"}
-            cradle.group.give_way(now=ahead)
+            if ahead:
+                cradle.group.give_way()
             await cradle.fork(zygote, order, _USUAL_MEMORY, PROCESSES)
             async with asyncio.timeout(_BLANK_DEADLINE):
                 message, received = await cradle.control.receive()
@@ -283,7 +284,7 @@ class EmbeddedEngine:
         if assignment.egress:
             message["env"] |= jobs.proxy_environment(inside.EGRESS_PORT)
         handle = self._handle(sandbox)
-        handle.group.give_way(now=False)
+        handle.group.give_way_no_more()
         handle.group.limit(assignment.memory, PROCESSES)
         identity = {"app": assignment.app, "function": assignment.function}
         self._grants.grant(sandbox.id, os.dup(handle.data_listener), kind="data", egress=[], **identity)

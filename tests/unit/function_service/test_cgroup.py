@@ -83,8 +83,10 @@ def test_limits_of_version_2(v2: Hierarchy) -> None:
 def test_who_gives_way_gets_a_tenth_until_it_is_needed(v1: Hierarchy, v2: Hierarchy) -> None:
     for hierarchy, file, shares in ((v1, "cpu.shares", ("100", "1024")), (v2, "cpu.weight", ("10", "100"))):
         group = one(hierarchy)
-        for now, share in zip((True, False), shares, strict=True):
-            group.give_way(now=now)
+        group.give_way_no_more()
+        assert (hierarchy.folders["cpu"] / "one" / file).read_text() == ""  # nothing was given up
+        for change, share in zip((group.give_way, group.give_way_no_more), shares, strict=True):
+            change()
             assert (hierarchy.folders["cpu"] / "one" / file).read_text() == share
 
 
