@@ -1,10 +1,11 @@
 """A platform of a command's own: started in a process of its own, and ended with the command."""
 
+import os
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from cli import listener
 from cli.client import Platform
 from pilotlight.datafolder import DataFolder
 from pilotlight.problems import Problem
+from pilotlight.settings import without_ours
 
 _PORTS: Final = range(8080, 8180)
 _STOP_WITHIN: Final = 90.0  # seconds
@@ -38,6 +40,19 @@ def free_port(whose: str) -> int:
     return port
 
 
+def sweep(folders: Iterable[Path]) -> None:
+    """Remove folders in which `running` has run a platform, where the command that did so was killed."""
+    for folder in folders:
+        data = DataFolder(folder / "platform")
+        if not (data.root / "lock").exists() or data.root.stat().st_uid != os.geteuid():
+            continue  # it is just beginning, or somebody else's
+        try:
+            os.close(data.lock())
+        except Problem:
+            continue  # it runs
+        shutil.rmtree(folder)
+
+
 @contextmanager
 def running(folder: Path, port: int) -> Iterator[Started]:
     """Run a platform with its data and its log in a folder, which goes with it. Raises Problem."""
@@ -50,6 +65,7 @@ def running(folder: Path, port: int) -> Iterator[Started]:
             (sys.executable, "-P", "-m", "cli.main", "up", *flags),
             stdout=subprocess.PIPE,
             stderr=errors,
+            env=without_ours(),
             pass_fds=(theirs.fileno(),),
             start_new_session=True,  # Ctrl-C is for the command, which stops the platform
             text=True,

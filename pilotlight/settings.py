@@ -181,6 +181,11 @@ def current(flags: Mapping[str, str | None] | None = None) -> Settings:
     return Settings.load(os.environ, flags)
 
 
+def without_ours() -> dict[str, str]:
+    """Return the environment without all that is said about a platform, for one that is another."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("PILOTLIGHT_")}
+
+
 def for_services(settings: Settings) -> dict[str, str]:
     """Return the environment of a service that `up` starts: its own, with the settings in it."""
     return {**os.environ, **settings.environment()}

@@ -20,6 +20,7 @@ from cli import client, git, output, own_platform, watch
 from cli.client import Platform
 from pilotlight.problems import Problem
 
+_PREFIX: Final = "pilotlight-dev-"
 _AUTHOR: Final = ("-c", "user.name=dev", "-c", "user.email=dev@localhost", "-c", "commit.gpgSign=false")
 
 
@@ -39,16 +40,17 @@ def command(folder: Path, port: int | None) -> None:
     app = git.app_name(folder.name)
     signal.signal(signal.SIGTERM, _exit)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # in step with what git prints
-    with tempfile.TemporaryDirectory(prefix="pilotlight-dev-") as top:
-        Path(top).chmod(0o711)  # the services of a platform that root starts must reach their sockets
-        where = port or own_platform.free_port("this platform")
-        with own_platform.running(Path(top, "run"), where) as started:
-            print("\n".join((started.line, *started.notes)))
-            mirror = _Mirror(folder, Path(top, "repository"), started.platform, app)
-            followed: set[str] = set()
-            for _ in watch.changes(folder):
-                if mirror.push():
-                    _follow(started.platform, app, followed)
+    own_platform.sweep(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"))
+    where = port or own_platform.free_port("this platform")
+    top = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    top.chmod(0o711)  # the services of a platform that root starts must reach their sockets
+    with own_platform.running(top, where) as started:
+        print("\n".join((started.line, *started.notes)))
+        mirror = _Mirror(folder, top / "repository", started.platform, app)
+        followed: set[str] = set()
+        for _ in watch.changes(folder):
+            if mirror.push():
+                _follow(started.platform, app, followed)
 
 
 def _exit(number: int, _frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
 
-from tests.support.platform import PROGRAM, free_port
+from tests.support.platform import PROGRAM, family, free_port
 
 MANIFEST = '[functions.shop]\npath = "."\naccess = "public"\n'
 HANDLER = "def handle(request):\n    print('asked')\n    return {text!r}\n"
@@ -51,9 +51,9 @@ class Dev:
 
 
 @contextlib.contextmanager
-def dev(folder: Path, temporary: Path) -> Iterator[Dev]:
-    """Run `dev` on a folder, and end it by Ctrl-C; what it has made must be gone."""
-    temporary.mkdir()
+def dev(folder: Path, temporary: Path, others: tuple[str, ...] = ()) -> Iterator[Dev]:
+    """Run `dev` on a folder, and end it by Ctrl-C; nothing but `others` must be left."""
+    temporary.mkdir(exist_ok=True)
     port = free_port()
     environment = {**os.environ, "TMPDIR": str(temporary)}
     environment.pop("GIT_SSL_CAINFO", None)
@@ -75,7 +75,7 @@ def dev(folder: Path, temporary: Path) -> Iterator[Dev]:
         listener.join(30)
         process.stdout.close()
     assert code == 130
-    assert list(temporary.iterdir()) == []
+    assert [entry.name for entry in temporary.iterdir()] == list(others)
 
 
 def test_what_is_saved_is_live_and_what_it_prints_is_shown(tmp_path):
@@ -95,6 +95,32 @@ def test_what_is_saved_is_live_and_what_it_prints_is_shown(tmp_path):
         (folder / "handler.py").write_text(HANDLER.format(text="third"))
         running.until_it_answers("shop", "third")
     assert sorted(entry.name for entry in folder.iterdir()) == ["handler.py", "pilotlight.toml"]
+
+
+def test_what_a_dev_that_was_killed_has_left_goes_with_the_next_one(tmp_path):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "pilotlight.toml").write_text(MANIFEST)
+    (folder / "handler.py").write_text(HANDLER.format(text="again"))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    (temporary / "pilotlight-dev-anything-else").mkdir()
+    command = [*PROGRAM, "dev", str(folder), "--port", str(free_port())]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    killed = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+    with killed:
+        assert "ready" in killed.stdout.readline()
+        before = family(killed.pid)
+        killed.kill()
+    deadline = time.monotonic() + 60
+    while any(process.lives for process in before):  # they notice that it is gone
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (left,) = [entry for entry in temporary.iterdir() if (entry / "platform").exists()]
+    with dev(folder, temporary, ("pilotlight-dev-anything-else",)) as running:
+        running.until("/function/shop")
+        assert not left.exists()
+        assert running.answer("shop") == "again"
 
 
 def test_a_repository_of_the_developers_own_is_not_touched(tmp_path):
