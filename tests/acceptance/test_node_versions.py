@@ -4,10 +4,8 @@ import json
 
 import pytest
 
-from runtimes.declaration import load_all
 from tests.support.apps import App, call
-
-NODES = load_all()["node"].find()
+from tests.support.nodes import nodes
 
 MANIFEST = '[functions.{name}]\npath = "."\nruntime = "{name}"\naccess = "public"\nhandler = "handler.mjs"\n'
 HANDLER = """
@@ -34,7 +32,7 @@ LARGE = (
 )
 
 
-@pytest.mark.parametrize("node", NODES, ids=lambda node: node.name)
+@pytest.mark.parametrize("node", nodes())
 def test_a_function_runs_and_its_compiled_code_is_in_its_layer(up, node):
     files = {"handler.mjs": HANDLER, "large.mjs": LARGE, "pilotlight.toml": MANIFEST.format(name=node.name)}
     app = App.make(up, node.name, files)
@@ -52,7 +50,7 @@ def test_a_function_runs_and_its_compiled_code_is_in_its_layer(up, node):
         assert not answer["writable"]
 
 
-@pytest.mark.parametrize("node", NODES, ids=lambda node: node.name)
+@pytest.mark.parametrize("node", nodes())
 def test_a_function_that_cannot_be_loaded_in_a_build_still_starts_where_it_can(up, node):
     name = f"{node.name}-asks"
     handler = (

@@ -25,7 +25,7 @@ RUNTIMES = load_all()
 def on_a_shim(runtime, arguments, sample, handler):
     found = RUNTIMES[runtime].find()
     if not found:
-        pytest.skip(f"this machine has no {runtime}")
+        pytest.skip(f"this machine has no {RUNTIMES[runtime].title}")
     command = (found[0].executable, *arguments)
     with (
         conformance.running(conformance.Subject(command, sample, handler)) as shim,

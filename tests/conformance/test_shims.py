@@ -8,6 +8,7 @@ import pytest
 
 from runtimes import conformance
 from runtimes.declaration import load_all
+from tests.support.nodes import nodes
 
 RUNTIMES = Path(conformance.__file__).parent
 NODE_SHIM = RUNTIMES / "node/shim/shim.mjs"
@@ -60,7 +61,7 @@ console.log(module.getCompileCacheDir());
 """
 
 
-@pytest.mark.parametrize("interpreter", load_all()["node"].find(), ids=lambda each: each.name)
+@pytest.mark.parametrize("interpreter", nodes())
 @pytest.mark.parametrize("kept", [True, False])
 def test_node_looks_for_compiled_code_where_the_build_has_put_it(interpreter, kept, tmp_path):
     caches = int(interpreter.version) >= 22

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 from function_service.client import FunctionServiceClient
 from function_service.contract import FunctionConfig, Lease, Revision
-from pilotlight import trees
+from pilotlight import sockets, trees
 from pilotlight.datafolder import DataFolder
 from runtimes.declaration import load_all
 
@@ -142,7 +143,7 @@ async def running(user: int, folder: Path | None = None) -> AsyncIterator[Servic
         cwd=ROOT,
     )
     async with asyncio.timeout(90):  # a slow machine takes its time
-        while process.returncode is None and not data.socket("function-service").exists():
+        while process.returncode is None and not _accepts(data.socket("function-service")):
             await asyncio.sleep(0.02)
     client = FunctionServiceClient.connect(data)
 
@@ -166,6 +167,12 @@ async def running(user: int, folder: Path | None = None) -> AsyncIterator[Servic
             await process.wait()
         if folder is None:
             trees.remove(root)
+
+
+def _accepts(path: Path) -> bool:
+    """Tell whether somebody serves a socket; a service that was killed has left its own behind."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(sockets.address(path)) == 0
 
 
 def _pythons() -> list[str]:

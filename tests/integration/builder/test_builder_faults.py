@@ -323,6 +323,7 @@ async def builder_process(data: DataFolder, *arguments: str):
         *arguments,
         env={"PYTHONPATH": str(Path(toy.__file__).parents[3]), "PATH": os.environ["PATH"]},
         stdout=asyncio.subprocess.PIPE,
+        cwd="/",  # another user may not be able to be where the tests are run
     )
     async with asyncio.timeout(20):
         assert await process.stdout.readline() == b"ready\n"

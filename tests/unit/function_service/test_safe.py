@@ -35,6 +35,13 @@ def test_the_key_is_made_once_for_its_owner_alone(path: Path) -> None:
     assert path.read_bytes() == made
 
 
+def test_a_start_that_is_killed_while_it_makes_the_key_does_not_stop_the_next_one(path: Path) -> None:
+    path.with_name("secrets.key.new").write_bytes(b"half of o")
+    opened(path)
+    assert len(base64.b64decode(path.read_bytes())) == 32
+    assert [each.name for each in path.parent.iterdir()] == ["secrets.key"]
+
+
 def test_what_was_sealed_is_opened_by_the_same_key_after_a_restart(path: Path) -> None:
     box = opened(path).seal("TOKEN", "grün \ud800 \n")
     assert Safe(path, ours=True).unlock({"TOKEN": box}) == {"TOKEN": "grün \ud800 \n"}
