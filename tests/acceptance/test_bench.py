@@ -12,10 +12,13 @@ from benchmarks import report
 from runtimes.declaration import load_all
 from tests.support.platform import family
 
+# A bench deploys and calls many functions, which takes minutes where the processor is emulated
+pytestmark = pytest.mark.timeout(900)
+
 
 def bench(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     command = [sys.executable, "-P", "-m", "cli.main", "bench", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=800, env=env)
     assert done.returncode == 0, done.stderr
     return done
 
