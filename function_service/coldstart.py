@@ -1,11 +1,13 @@
 """One cold start, step by step: blank sandbox → code attached → ready. And what to say when it fails."""
 
 import asyncio
+import logging
+import signal
 import time
 from typing import Any
 
 from function_service.contract import LogLine, Revision, Stages
-from function_service.engines.base import Assignment, Engine, Sandbox, StartError
+from function_service.engines.base import Assignment, Engine, Sandbox, StartError, Untouched
 from function_service.instance import Instance, State, explain
 from function_service.layers.store import LayerStore
 from function_service.lines import LineReader
@@ -14,6 +16,7 @@ from function_service.pool import Pool
 from function_service.snapshots import Snapshots
 from pilotlight.problems import Problem
 
+_log = logging.getLogger(__name__)
 _MARK = (
     "\x1e"  # begins a line by which a shim says for which request the next ones are (runtimes/contract.md)
 )
@@ -21,6 +24,18 @@ _LONGEST_ID = 129  # characters of such a line
 _LAST_WORDS = 0.5  # seconds to read what a dead process has printed
 _NATIVE_LIMIT = 10.0  # seconds within which a native program must listen
 _MARGIN = 0.1  # seconds by which the cause of a late start comes before the caller's own deadline
+_RETRIES = 8  # as many sandboxes may turn out to be dead; all that wait are when their zygote was killed
+
+
+class _Killed(Problem):
+    """A start that was ended from outside before any call could reach it, so another one may take its place.
+
+    `cost` is in retries: a function may be the reason itself where its code was being loaded already.
+    """
+
+    def __init__(self, cost: int, problem: Problem) -> None:
+        super().__init__(problem.kind, problem.detail, retry_after=problem.retry_after, **problem.extra)
+        self.cost = cost
 
 
 async def run(
@@ -41,41 +56,64 @@ async def run(
     the start has cost, and whether it was for a call.
     """
     assignment = _assignment(revision, layers, secrets)
-    began = time.perf_counter()
+    deadline = time.monotonic() + wait
+    retries = _RETRIES
     with pool.starting():
-        try:
-            async with asyncio.timeout(wait):
-                sandbox, stages = await pool.take(revision.id, revision.config.runtime)
-        except TimeoutError:
-            raise Problem(
-                "no-capacity",
-                f"No sandbox could be made within {wait:.1f} s; this machine is too busy.",
-                retry_after=1,
-            ) from None
-        instance = Instance(sandbox, revision, time.time(), stages, time.time())
-        collector = asyncio.create_task(_collect(instance, logs), name=f"logs {instance.id}")
-        instance.collector = collector
-        limit = max(_MARGIN, wait - _MARGIN - (time.perf_counter() - began))
-        if revision.config.runtime == "native":
-            limit = min(limit, _NATIVE_LIMIT)
-        attaching = time.perf_counter()
-        try:
-            async with asyncio.timeout(limit):
-                await engine.attach(sandbox, assignment)
-            at_once = pool.starts
-        except BaseException as error:
-            instance.become(State.ENDED)
-            natural = isinstance(error, EOFError)
-            await _bury(engine, sandbox, collector, natural=natural)
-            if isinstance(error, (StartError, EOFError, TimeoutError)):
-                raise _problem(error, instance, limit) from error
-            raise
-    code = (time.perf_counter() - attaching) * 1000
-    instance.stages = Stages(container=stages.container, runtime=stages.runtime, code=code)
-    instance.become(State.IDLE)
+        while True:
+            try:
+                instance, code = await _start(
+                    revision, assignment, pool, engine, logs, deadline - time.monotonic()
+                )
+                at_once = pool.starts
+                break
+            except _Killed as killed:
+                retries -= killed.cost
+                if retries < 0 or time.monotonic() >= deadline:
+                    raise
+                _log.warning("action=start-again function=%s reason=%r", revision.config.name, killed.detail)
     # In a burst each start takes as long as it does because of the others, which a snapshot would not change
     snapshots.started(revision, assignment, code / at_once, called=called)
     return instance
+
+
+async def _start(
+    revision: Revision, assignment: Assignment, pool: Pool, engine: Engine, logs: LogBook | None, wait: float
+) -> tuple[Instance, float]:
+    """Try once; return the milliseconds that loading the code took, too."""
+    began = time.perf_counter()
+    try:
+        async with asyncio.timeout(wait):
+            sandbox, stages = await pool.take(revision.id, revision.config.runtime)
+    except TimeoutError:
+        raise Problem(
+            "no-capacity",
+            f"No sandbox could be made within {wait:.1f} s; this machine is too busy.",
+            retry_after=1,
+        ) from None
+    except Problem as problem:
+        if problem.kind != "no-capacity":
+            raise
+        raise _Killed(_RETRIES // 2, problem) from problem  # the zygote may be, and the next one is booted
+    instance = Instance(sandbox, revision, time.time(), stages, time.time())
+    collector = asyncio.create_task(_collect(instance, logs), name=f"logs {instance.id}")
+    instance.collector = collector
+    limit = max(_MARGIN, wait - _MARGIN - (time.perf_counter() - began))
+    if revision.config.runtime == "native":
+        limit = min(limit, _NATIVE_LIMIT)
+    attaching = time.perf_counter()
+    try:
+        async with asyncio.timeout(limit):
+            await engine.attach(sandbox, assignment)
+    except BaseException as error:
+        instance.become(State.ENDED)
+        await _bury(engine, sandbox, collector, natural=isinstance(error, EOFError))
+        if isinstance(error, (StartError, EOFError, TimeoutError)):
+            raise _problem(error, instance, limit) from error
+        raise
+    code = (time.perf_counter() - attaching) * 1000
+    instance.stages = Stages(container=stages.container, runtime=stages.runtime, code=code)
+    instance.become(State.IDLE)
+    return instance, code
 
 
 async def _bury(engine: Engine, sandbox: Sandbox, collector: asyncio.Task[None], *, natural: bool) -> None:
@@ -155,7 +193,11 @@ def _problem(error: BaseException, instance: Instance, limit: float) -> Problem:
             detail = f"It did not listen on port $PORT within {limit:.1f} s of its start."
             return Problem("init-failed", detail, **extra)
         return Problem("timeout", f"It was still loading its code after {limit:.1f} s.", **extra)
-    kind, detail = explain(instance.sandbox.ended.result(), config.memory)
-    if kind == "crashed":
-        return Problem("init-failed", f"{detail} That was while it started.", **extra)
-    return Problem(kind, detail, **extra)
+    end = instance.sandbox.ended.result()
+    kind, detail = explain(end, config.memory)
+    if kind != "crashed":
+        return Problem(kind, detail, **extra)
+    problem = Problem("init-failed", f"{detail} That was while it started.", **extra)
+    if isinstance(error, Untouched):
+        return _Killed(1, problem)
+    return _Killed(_RETRIES, problem) if end.signal == signal.SIGKILL else problem

@@ -49,6 +49,10 @@ class StartError(Exception):
     """The function could not be loaded. The text is the function's own error, for its author."""
 
 
+class Untouched(EOFError):  # noqa: N818  what happened to it, not a fault of ours
+    """The sandbox was dead before anything of the function had come to it: another one can take its place."""
+
+
 @dataclass(eq=False)
 class Sandbox:
     """One sandbox, as an engine made it."""
@@ -83,7 +87,8 @@ class Engine(Protocol):
     async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
         """Bring code into a blank sandbox and load it; once only. Returns when the instance serves.
 
-        Raises StartError. Where the sandbox ends meanwhile, it raises EOFError, and `ended` tells more.
+        Raises StartError. Where the sandbox ends meanwhile, it raises EOFError, and `ended` tells more; where
+        it had ended before, Untouched.
         """
         ...
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from function_service.contract import Exit, Guarantee, Job, Output, Stages
-from function_service.engines.base import Assignment, End, Sandbox, StartError, Use
+from function_service.engines.base import Assignment, End, Sandbox, StartError, Untouched, Use
 from pilotlight.ids import short_id
 from runtimes.declaration import Interpreter
 
@@ -49,7 +49,7 @@ class FakeEngine:
         """Note what was attached."""
         await asyncio.sleep(0)
         if sandbox.ended.done():
-            raise EOFError
+            raise Untouched
         self.attached[sandbox.id] = assignment
 
     async def snapshot(self, interpreter: Interpreter, assignment: Assignment) -> Sandbox:

@@ -164,6 +164,21 @@ async def test_when_a_zygote_is_killed_its_instances_end_and_the_next_start_work
     assert len(names) == len(set(names)), "two zygotes of one interpreter"
 
 
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("moment", [0.0, 0.002, 0.01, 0.03])
+async def test_starts_under_way_when_their_zygote_is_killed_are_made_again(
+    service: Service, moment: float
+) -> None:
+    starts = [asyncio.create_task(service.acquire("probe")) for _ in range(6)]
+    await asyncio.sleep(moment)
+    for zygote in _zygotes(service):
+        os.kill(zygote, signal.SIGKILL)
+    leases = await asyncio.gather(*starts)  # none is refused
+    for lease in leases:
+        await service.client.invocations.stop(lease.id, "it is over")
+    assert await service.ask("probe", "result = 6") == (200, "6")
+
+
 def _zygotes(service: Service) -> list[int]:
     """Return the processes 1 of the zygotes' namespaces: the grandchildren of the service."""
     below = processes_below(service.process.pid)

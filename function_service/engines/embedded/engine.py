@@ -21,10 +21,10 @@ from typing import Any
 
 import runtimes.declaration
 from function_service.contract import Exit, Guarantee, Job, Output, Stages
-from function_service.engines.base import Assignment, Sandbox, StartError, Use
+from function_service.engines.base import Assignment, Sandbox, StartError, Untouched, Use
 from function_service.engines.embedded import cgroup, guarantees, init, jobs, messages, syscalls
 from function_service.engines.embedded import sandbox as inside
-from function_service.engines.embedded.channel import Channel
+from function_service.engines.embedded.channel import Channel, Unread
 from function_service.engines.embedded.cradle import Cradle, remove
 from function_service.engines.embedded.grants import Grants
 from function_service.engines.embedded.namespaces import Users
@@ -319,6 +319,8 @@ class EmbeddedEngine:
         descriptors = [_tree(path, writable) for path, _, writable in trees]
         try:
             handle.control.send(message, descriptors)
+        except Unread as error:
+            raise Untouched from error
         except OSError as error:
             if error.errno == errno.EMSGSIZE:
                 limit = messages.MAX_MESSAGE >> 10
@@ -327,12 +329,14 @@ class EmbeddedEngine:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        if egress:
-            # It comes before any code of the function runs, which is why it can be believed
-            _, received = await handle.control.receive()
-            self._grants.grant(sandbox.id, received[0], kind=proxy, egress=list(egress), **identity)
         try:
+            if egress:
+                # It comes before any code of the function runs, which is why it can be believed
+                _, received = await handle.control.receive()
+                self._grants.grant(sandbox.id, received[0], kind=proxy, egress=list(egress), **identity)
             answer, received = await handle.control.receive()
+        except Unread as error:
+            raise Untouched from error
         except OSError as error:
             raise StartError(f"It disturbed the start of its own process: {error}.") from error
         for descriptor in received:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from function_service.contract import Ended, Recall
 from function_service.engines import fake
-from function_service.engines.base import End
+from function_service.engines.base import Assignment, End, Sandbox, Untouched
 from function_service.instance import State
 from pilotlight.problems import Problem
 from tests.support.fleet import World, revision, until, world
@@ -238,6 +238,44 @@ async def test_a_start_that_fails_says_why_and_leaves_nothing(
             await w.fleet.acquire("f", w.gateway().peer, 0.3)
         assert caught.value.kind == kind
         assert (w.fleet.all(), w.engine.sandboxes) == ([], {})
+
+
+class KilledAtStart(fake.FakeEngine):
+    """Some of its first sandboxes are killed: while the function is loaded, or before it came to them."""
+
+    def __init__(self, number: int, *, untouched: bool) -> None:
+        super().__init__()
+        self._number = number
+        self._error = Untouched if untouched else EOFError
+
+    async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
+        await super().attach(sandbox, assignment)
+        if self._number:
+            self._number -= 1
+            self.die(sandbox, End(None, 9, False, 0))
+            raise self._error
+
+
+@pytest.mark.parametrize(("number", "untouched"), [(1, False), (8, True)])
+async def test_a_start_that_is_killed_is_made_again_for_who_waits(
+    tmp_path: Path, number: int, untouched: bool
+) -> None:
+    async with world(KilledAtStart(number, untouched=untouched), tmp_path) as w:
+        await w.deploy()
+        lease = await w.fleet.acquire("f", w.gateway().peer, 1.0)
+        assert [i.id for i in w.fleet.all()] == [lease.instance]
+        assert (w.engine.made, w.fleet.started, w.fleet.failed) == (number + 1, 1, 0)
+
+
+@pytest.mark.parametrize(("untouched", "made"), [(False, 2), (True, 9)])
+async def test_starts_that_are_killed_again_and_again_are_given_up(
+    tmp_path: Path, untouched: bool, made: int
+) -> None:
+    async with world(KilledAtStart(99, untouched=untouched), tmp_path) as w:
+        await w.deploy()
+        with pytest.raises(Problem, match=r"killed by signal 9\. That was while it started"):
+            await w.fleet.acquire("f", w.gateway().peer, 1.0)
+        assert (w.engine.made, w.fleet.failed) == (made, 1)
 
 
 async def test_an_instance_that_dies_after_it_is_ready_is_told_to_who_has_it(tmp_path: Path) -> None:
