@@ -4,10 +4,13 @@ import asyncio
 import base64
 import io
 import json
+import select
+import socket
 
 import pytest
 
 from gateway.operations import BASE, OPERATIONS
+from pilotlight import sockets
 from tests.integration.gateway.conftest import KEY, Rack, problem
 
 
@@ -248,7 +251,10 @@ async def test_a_push_announced_by_expect_is_let_in_once(rack: Rack, key: dict[s
     writer.close()
 
 
-async def test_a_neighbour_that_is_away_is_named(rack: Rack, key: dict[str, str]) -> None:
+async def test_a_neighbour_that_is_away_is_named(
+    rack: Rack, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.relay._PATIENCE", 0.05)
     rack.data.socket("builder").unlink()
     async with rack.get("/git/app.git/info/refs", headers=key) as answer:
         assert "builder" in (await problem(answer, "unavailable"))["detail"]
@@ -256,6 +262,57 @@ async def test_a_neighbour_that_is_away_is_named(rack: Rack, key: dict[str, str]
         assert "builder" in (await problem(answer, "unavailable"))["detail"]
     async with rack.get("/healthz") as answer:
         assert answer.status == 200
+
+
+async def test_a_request_waits_for_a_neighbour_that_is_restarting(rack: Rack, key: dict[str, str]) -> None:
+    place = rack.data.socket("baas")
+    away = place.rename(place.with_name("away"))
+    waiting = asyncio.create_task(rack.http.put(rack.url("/data/v1/c/k?app=a"), data=b"1", headers=key))
+    while True:  # the gateway has it and answers others, so it has found nobody by now
+        async with rack.get("/readyz") as answer:
+            if answer.status == 503:
+                break
+    assert not waiting.done()
+    away.rename(place)
+    async with await waiting as answer:
+        assert (answer.status, await answer.text()) == (200, "baas: PUT /data/v1/c/k?app=a 1")
+    assert len(rack.neighbours["baas"]) == 1
+
+
+async def test_what_a_killed_neighbour_had_not_read_goes_to_the_next_one(
+    rack: Rack, key: dict[str, str]
+) -> None:
+    place = rack.data.socket("baas")
+    away = place.rename(place.with_name("away"))
+    with sockets.listen(place) as deaf:
+        sending = asyncio.create_task(rack.http.put(rack.url("/data/v1/c/k?app=a"), data=b"1", headers=key))
+        loop = asyncio.get_running_loop()
+        taken, _ = await loop.sock_accept(deaf)
+        while not ready(taken):
+            await asyncio.sleep(0)
+        away.rename(place)
+        taken.close()  # with the request unread, as the kernel does it for a process that is killed
+    async with await sending as answer:
+        assert answer.status == 200
+    assert len(rack.neighbours["baas"]) == 1
+
+
+async def test_what_a_neighbour_may_have_done_is_not_asked_for_again(rack: Rack, key: dict[str, str]) -> None:
+    place = rack.data.socket("baas")
+    place.unlink()
+    with sockets.listen(place) as broken:
+        sending = asyncio.create_task(rack.http.put(rack.url("/data/v1/c/k?app=a"), data=b"1", headers=key))
+        taken, _ = await asyncio.get_running_loop().sock_accept(broken)
+        assert await asyncio.get_running_loop().sock_recv(taken, 65536)
+        taken.close()
+        async with await sending as answer:
+            told = await problem(answer, "unavailable")
+    assert "may have been done, or not" in told["detail"]
+
+
+def ready(connection: socket.socket) -> bool:
+    """Tell whether something has come that nobody has read."""
+    return bool(select.select([connection], [], [], 0)[0])
 
 
 async def test_ready_when_all_parts_answer(rack: Rack) -> None:
