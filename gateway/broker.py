@@ -37,6 +37,8 @@ class Broker:
         self._leases: dict[str, HeldLease] = {}
         self._generation = 0
         self._tasks = Tasks()
+        self._away = False  # whether the function service is
+        self._stopping = False  # whether the gateway is to stop once the calls that it has are answered
         self._closing = False
 
     # what calls do
@@ -59,6 +61,8 @@ class Broker:
                 "manifest, or --queue of the platform, raise the limit.",
                 retry_after=1,
             )
+        if self._stopping and self._away:
+            raise _going()
         waiter = Waiter(function)
         function.waiters.append(waiter)
         self._ask(function)
@@ -195,9 +199,13 @@ class Broker:
     def disconnected(self) -> None:
         """The function service went away: what we hold belongs to the connection that was lost."""
         self._generation += 1
+        self._away = True
+        if self._stopping:
+            self._fail_all()
 
     def reconnected(self) -> None:
         """The function service is there again: drain the leases of former connections."""
+        self._away = False
         for held in list(self._leases.values()):
             if held.generation != self._generation:
                 self._drain(held)
@@ -319,11 +327,15 @@ class Broker:
             _log.error("action=stop-failed instance=%s error=%r", lease.instance, error)
 
     async def _diagnose(self, held: HeldLease) -> Problem:
+        if held.generation != self._generation:  # whoever knew is gone
+            return _ended_with_its_service(held)
         try:
             async with asyncio.timeout(_DIAGNOSE_WITHIN):
                 kind, detail, lines = await self._invocations.diagnose(held.lease.id)
         except (Problem, TimeoutError) as error:
             _log.warning("action=diagnose-failed instance=%s error=%r", held.lease.instance, error)
+            if held.generation != self._generation or self._away:
+                return _ended_with_its_service(held)
             return Problem(
                 "crashed",
                 f"The instance broke the call off, and why is not known ({error or 'no answer in time'}): "
@@ -331,13 +343,39 @@ class Broker:
             )
         return Problem(kind, detail, logs=lines)
 
+    def stopping(self) -> None:
+        """The gateway is about to stop: from now on, nobody waits for a function service that is away.
+
+        It is not coming back then, as where `pilotlight up` was killed and all services stop at once.
+        """
+        self._stopping = True
+        if self._away:
+            self._fail_all()
+
+    def _fail_all(self) -> None:
+        for function in list(self._functions.values()):
+            function.fail(_going())
+            for task in function.surplus():
+                task.cancel()
+            self._forget_if_empty(function)
+
     async def close(self, grace: float) -> None:
         """Let nobody wait any more, give all leases back, and end within grace seconds."""
         self._closing = True
+        self._fail_all()
         for function in list(self._functions.values()):
-            function.fail(Problem("unavailable", "The gateway is shutting down. Try again.", retry_after=1))
-            for task in function.surplus():
-                task.cancel()
             for held in list(function.open):
                 self._drain(held)
         await self._tasks.close(grace)
+
+
+def _going() -> Problem:
+    return Problem("unavailable", "The gateway is shutting down. Try again.", retry_after=1)
+
+
+def _ended_with_its_service(held: HeldLease) -> Problem:
+    return Problem(
+        "crashed",
+        f"The instance {held.lease.instance} ended during the call, as the function service was restarted. "
+        "What the call was to do may have been done, or not: look before you try again.",
+    )

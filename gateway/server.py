@@ -108,11 +108,13 @@ async def serve(
                 _log.info("action=stopping")
                 front.stop_accepting()
                 api.close()
+                broker.stopping()
                 await front.drain(_DRAIN)
             finally:
                 for task in background:
                     task.cancel()
-        await reports.flush()
+        if follower.connected:  # else there is nobody to wait for who would take them
+            await reports.flush()
     finally:
         await broker.close(_GIVE_BACK)
         await runner.cleanup()

@@ -260,3 +260,17 @@ async def test_before_the_function_service_is_there_calls_are_unavailable(tmp_pa
     writer.close()
     stopping.set()
     await asyncio.wait_for(gateway, 5)
+
+
+async def test_a_gateway_that_stops_waits_for_no_function_service_that_is_away(rack: Rack) -> None:
+    await rack.deploy("f")
+    rack.service.gate.clear()
+    waiting = asyncio.create_task(rack.get("/function/f").__aenter__())
+    await rack.service.until(lambda: rack.service.acquiring)
+    await rack.service.stop_serving()  # as it stops itself where `pilotlight up` was killed
+    rack.stopping.set()
+    async with asyncio.timeout(2):  # the function's timeout is ten seconds
+        async with await waiting as answer:
+            assert "shutting down" in (await problem(answer, "unavailable"))["detail"]
+        await rack.task
+    await rack.service.start()
