@@ -130,6 +130,14 @@ class Pushes:
         finally:
             self._leave(app, place)
 
+    async def tidy(self, app: str) -> None:
+        """Remove what pushes that failed have left of an app, unless another one is there already."""
+        place = self._enter(app)
+        try:
+            await self._clear(app, place)
+        finally:
+            self._leave(app, place)
+
     async def delete(self, app: str) -> None:
         """Remove the repository of an app. Raises Problem `not-found`, `conflict`."""
         async with self.alone(app):

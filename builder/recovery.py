@@ -27,6 +27,7 @@ async def catch_up(repositories: Repositories, pushes: Pushes, builds: Builds) -
     """Activate each commit that its branch had reached; remove repositories that nothing ever reached."""
     for app in repositories.apps():
         try:
+            await pushes.tidy(app)
             async with pushes.alone(app):
                 await _catch_up(app, repositories, builds)
         except Problem as problem:
@@ -35,9 +36,6 @@ async def catch_up(repositories: Repositories, pushes: Pushes, builds: Builds) -
 
 async def _catch_up(app: str, repositories: Repositories, builds: Builds) -> None:
     if not repositories.exists(app):
-        return
-    if await repositories.is_empty(app):
-        await repositories.remove(app)
         return
     branches = await repositories.branches(app)
     if branches.deployed is None:

@@ -18,6 +18,9 @@ import yarl
 from toy import FakeBuilds, Platform, said, tcp_front
 
 from builder.limits import Limits
+from builder.pushes import Pushes
+from builder.recovery import catch_up
+from builder.repository import Repositories
 from function_service.contract import Builds
 from pilotlight.datafolder import DataFolder
 from pilotlight.rpc import Server
@@ -407,3 +410,18 @@ async def test_the_builder_and_its_hooks_work_as_an_unprivileged_user(service):
         code, lines = await work.push()
         assert code == 0, lines
         assert lines[-2] == "Live now:"
+
+
+async def test_a_builder_that_catches_up_leaves_the_repository_of_a_push_alone(tmp_path):
+    data = DataFolder(tmp_path / "data")
+    data.prepare()
+    repositories = Repositories(data.repositories, Limits())
+    await repositories.prepare()
+    pushes = Pushes(repositories, None, None)  # no hook asks anything here
+    async with pushes.open("hello", "http://127.0.0.1"):
+        await catch_up(repositories, pushes, FakeBuilds(data))
+        assert repositories.apps() == ["hello"]
+    assert repositories.apps() == []
+    await repositories.create("hello")  # as a builder that was killed leaves it
+    await catch_up(repositories, pushes, FakeBuilds(data))
+    assert repositories.apps() == []
