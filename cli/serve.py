@@ -96,7 +96,7 @@ def run_service(
         listening = {"listener": port, "private": private, "number": number, "tls": tls}
     if service != "function-service":
         privileges.drop(privileges.SERVICE_UID, keep=_kept(service, data))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with data.telling_when_full(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(module, settings, data, lifeline, prepared | listening))
     return 0
 

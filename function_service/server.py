@@ -73,7 +73,8 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
         layers = LayerStore(data.layers)
         layers.start()
         logs = LogBook(data.logs)
-        await collect_garbage(registry, layers, logs, None)
+        if registry.apps:  # else the registry may be lost, and what others need be taken for garbage
+            await collect_garbage(registry, layers, logs, None)
         engine = EmbeddedEngine(data, layers, users, interpreters)
         stack.push_async_callback(engine.close)
         await engine.start()

@@ -1,8 +1,11 @@
 """The data folder: what lies where in it, and that one platform at a time uses it."""
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +112,19 @@ class DataFolder:
                 "invalid-request",
                 f"The data folder {self.root} can't be used: {error.strerror or error}. "
                 "Name another one with --data, or make this one writable.",
+            ) from error
+
+    @contextlib.contextmanager
+    def telling_when_full(self) -> Iterator[None]:
+        """Raise Problem `unavailable`, which names this folder, for an error that tells of a full disk."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise Problem(
+                "unavailable",
+                f"The disk is full on which the data folder {self.root} lies. Make room on it.",
             ) from error
 
     def lock(self) -> int:

@@ -8,7 +8,6 @@ apart. With `synchronous=FULL` the log is on the disk before a write is answered
 import asyncio
 import contextlib
 import logging
-import os
 import queue
 import sqlite3
 import threading
@@ -18,30 +17,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
+from pilotlight import sqlite_file
 from pilotlight.problems import Problem
 from pilotlight.store import ABSENT, Conflict, Entry, Write
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_APPLICATION: Final = 0x50494C54  # "PILT", in the file's header: it tells our files from others
 _READERS: Final = 2
 _LARGEST_GROUP: Final = 256  # so that the first of a group need not wait long for the last
 _SWEEP_BATCH: Final = 500
-_BUSY: Final = 5.0  # seconds to wait for another process that looks into the file
-
-_SCHEMA: Final = (
-    # Each element leads from the version that is its index to the next one.
-    (
-        """CREATE TABLE entries (
-            space TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, version INTEGER NOT NULL,
-            expires REAL, PRIMARY KEY (space, key))""",
-        "CREATE INDEX expiring ON entries (expires) WHERE expires IS NOT NULL",
-        # The last version that was given out. It only grows, so no version is used twice.
-        "CREATE TABLE counter (last INTEGER NOT NULL)",
-        "INSERT INTO counter VALUES (0)",
-    ),
-)
 
 
 class _Change:
@@ -72,9 +57,10 @@ class SqliteStore:
     ) -> Self:
         """Open the file at path, and make it where there is none.
 
-        `clock` tells seconds since the epoch; `sweep_every` is how often expired entries are deleted from
-        the file, in seconds (nobody sees them any more once they have expired). Raises Problem `unavailable`
-        when the file can't be used: not writable, damaged, not ours, of a newer version, the disk full.
+        `clock` tells seconds since the epoch; `sweep_every` is how often expired entries
+        are deleted from the file, in seconds (nobody sees them any more once they have expired). Raises
+        Problem `unavailable` when the file can't be used: not writable, damaged, not ours, of a newer
+        version, the disk full.
         """
         return await asyncio.to_thread(cls._open, path, clock, sweep_every)
 
@@ -82,14 +68,14 @@ class SqliteStore:
     def _open(cls, path: Path, clock: Callable[[], float], sweep_every: float) -> Self:
         connections: list[sqlite3.Connection] = []
         try:
-            _create(path)
-            connections += (_connect(path) for _ in range(_READERS + 1))
-            _migrate(connections[0], path)
+            sqlite_file.make(path)
+            connections += (sqlite_file.connect(path) for _ in range(_READERS + 1))
+            sqlite_file.migrate(connections[0], path)
             (last,) = connections[0].execute("SELECT last FROM counter").fetchone()
         except (sqlite3.Error, OSError) as error:
             for connection in connections:
                 connection.close()
-            raise _problem(error, path) from error
+            raise sqlite_file.problem(error, path) from error
         except Problem:
             for connection in connections:
                 connection.close()
@@ -139,11 +125,11 @@ class SqliteStore:
 
     def _rewrite(self) -> None:
         try:
-            with contextlib.closing(_connect(self._path)) as connection:
+            with contextlib.closing(sqlite_file.connect(self._path)) as connection:
                 connection.execute("VACUUM")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
-            raise _problem(error, self._path) from error
+            raise sqlite_file.problem(error, self._path) from error
 
     async def close(self) -> None:
         """Finish what was begun, and let go of the files. Closing twice does nothing."""
@@ -174,7 +160,7 @@ class SqliteStore:
         try:
             return [Entry(*row) for row in connection.execute(statement, values)]
         except sqlite3.Error as error:
-            raise _problem(error, self._path) from error
+            raise sqlite_file.problem(error, self._path) from error
         finally:
             self._connections.put(connection)
 
@@ -256,7 +242,7 @@ class _Writer:
 
     def _undo(self, error: sqlite3.Error) -> Problem:
         """Roll back what is left of a transaction, and return what to tell the callers."""
-        problem = _problem(error, self._path)
+        problem = sqlite_file.problem(error, self._path)
         _log.error("%s", problem.detail)
         if self._connection.in_transaction:  # some errors have rolled it back already
             try:
@@ -323,58 +309,6 @@ class _Writer:
         return swept.rowcount == _SWEEP_BATCH
 
 
-def _create(path: Path) -> None:
-    """Make the file, readable by its owner alone; the log beside it takes over its mode. Raises OSError."""
-    if path.exists():
-        return
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    # A file is only there after a power cut when its folder has been synchronised too
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    # Each connection is used by one thread at a time, though not always by the one that made it
-    connection = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the schema to the newest version. Raises Problem, sqlite3.Error."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if application != _APPLICATION and tables:
-        raise Problem(
-            "unavailable",
-            f"{path} is a database of another program. Move it away, or name another data folder.",
-        )
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(_SCHEMA):
-        raise Problem(
-            "unavailable",
-            f"{path} was written by a newer Pilotlight (schema {version}; this one knows {len(_SCHEMA)}). "
-            "Use that version again, or a copy of the data folder from before.",
-        )
-    if version == len(_SCHEMA):
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    for step in _SCHEMA[version:]:
-        for statement in step:
-            connection.execute(statement)
-    connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-    connection.execute(f"PRAGMA user_version = {len(_SCHEMA)}")
-    connection.execute("COMMIT")
-
-
 def _after_prefix(prefix: str) -> str | None:
     """Return the smallest text that is greater than all that start with prefix; None where there is none."""
     stem = prefix.rstrip("\U0010ffff")
@@ -382,24 +316,3 @@ def _after_prefix(prefix: str) -> str | None:
         return None
     last = ord(stem[-1]) + 1
     return stem[:-1] + chr(0xE000 if last == 0xD800 else last)  # surrogates are no characters
-
-
-def _problem(error: sqlite3.Error | OSError, path: Path) -> Problem:
-    """Turn what SQLite or the system says into words that name the remedy."""
-    if isinstance(error, OSError):
-        return Problem("unavailable", f"{path} can't be made: {error.strerror}. Make its folder writable.")
-    # The low byte is the kind, https://www.sqlite.org/rescode.html
-    kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    details = {
-        sqlite3.SQLITE_FULL: "The disk is full. Make room on it; nothing of this change was kept.",
-        sqlite3.SQLITE_CORRUPT: "The file is damaged. Restore a copy, or move it away to start empty.",
-        sqlite3.SQLITE_NOTADB: "The file is no database. Restore a copy, or move it away to start empty.",
-        sqlite3.SQLITE_READONLY: "The file is not writable. Give it to the user that the platform runs as.",
-        sqlite3.SQLITE_CANTOPEN: "The file can't be opened. Give it and its folder to the platform's user.",
-        sqlite3.SQLITE_PERM: "Access was denied. Give the file to the user that the platform runs as.",
-        sqlite3.SQLITE_IOERR: "The disk failed; see the system's log. Nothing of this change was kept.",
-        sqlite3.SQLITE_BUSY: "Another program holds it. End that one (a shell on the database, a backup).",
-    }
-    if kind not in details:
-        return Problem("internal", f"{path}: {error}")
-    return Problem("unavailable", f"{path}: {details[kind]} ({error})")

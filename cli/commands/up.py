@@ -40,6 +40,11 @@ def command(*, lifeline: int | None, **chosen: Any) -> None:
     settings = flags.chosen(chosen)
     configure_logging("up")
     data = DataFolder(settings.data)
+    with data.telling_when_full():
+        _up(settings, data, lifeline)
+
+
+def _up(settings: Settings, data: DataFolder, lifeline: int | None) -> None:
     prepare(data)
     claim = _claim(data)
     listener.tls(settings)  # what is wrong with it is told here and once

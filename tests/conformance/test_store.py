@@ -524,11 +524,51 @@ class TestOnDisk:
         with pytest.raises(Problem, match="can't be made"):
             await SqliteStore.open(tmp_path / "none" / "a.db")
 
-    async def test_an_opening_that_was_interrupted_is_completed_by_the_next(self, tmp_path: Path) -> None:
-        (tmp_path / "a.db").touch(mode=0o600)  # all that a kill right after the start leaves
+    @pytest.mark.parametrize("left", [("a.db.new",), ("a.db.new", "a.db.new-wal", "a.db.new-shm")])
+    async def test_an_opening_that_was_interrupted_is_completed_by_the_next(
+        self, tmp_path: Path, left: tuple[str, ...]
+    ) -> None:
+        for name in left:  # what a kill during the first start leaves
+            (tmp_path / name).write_bytes(b"half of something")
         store = await SqliteStore.open(tmp_path / "a.db")
         await store.write([put("k")])
         await store.close()
+        assert [path.name for path in tmp_path.iterdir()] == ["a.db"]
+
+    @pytest.mark.parametrize("damage", ["cut to nothing", "cut in half", "its head overwritten"])
+    async def test_a_file_that_was_damaged_is_refused_named_and_left_alone(
+        self, tmp_path: Path, damage: str
+    ) -> None:
+        path = tmp_path / "a.db"
+        store = await SqliteStore.open(path)
+        await store.write([put(f"{i:04}", os.urandom(500)) for i in range(500)])
+        await store.close()
+        whole = path.read_bytes()
+        kept = {
+            "cut to nothing": b"",
+            "cut in half": whole[: len(whole) // 2],
+            "its head overwritten": bytes(4096) + whole[4096:],
+        }[damage]
+        path.write_bytes(kept)
+        with pytest.raises(Problem, match=r"Restore a copy of it, or move it away") as refusal:
+            await SqliteStore.open(path)
+        assert refusal.value.kind == "unavailable"
+        assert str(path) in refusal.value.detail
+        assert path.read_bytes() == kept
+
+    async def test_a_file_that_is_missing_while_its_log_is_there_is_not_made_anew(
+        self, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "a.db"
+        store = await SqliteStore.open(path)
+        await store.write([put("k")])
+        shutil.copy(tmp_path / "a.db-wal", tmp_path / "kept")
+        await store.close()
+        path.unlink()
+        (tmp_path / "kept").rename(tmp_path / "a.db-wal")
+        with pytest.raises(Problem, match=r"is missing, while a\.db-wal"):
+            await SqliteStore.open(path)
+        assert not path.exists()
 
     async def test_every_answered_write_survives_kill_9(self, tmp_path: Path) -> None:
         program = """

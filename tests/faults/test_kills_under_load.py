@@ -5,8 +5,6 @@ answered is true, and stays; what was not is reported with its cause; no call is
 """
 
 import json
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +14,7 @@ import pytest
 
 from tests.support.apps import App
 from tests.support.load import Client, Load, Outcome, client, documents
-from tests.support.platform import READY, Process, Up, family, free_port, left_behind
+from tests.support.platform import READY, Process, Up, family, free_port, kill, left_behind, service
 
 LOST = ""  # the caller's connection ended before its answer was whole, or could not be made
 MAY_SEE: dict[str, set[str]] = {
@@ -80,19 +78,6 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         processes = family(up.process.pid)
         assert up.stop() == 0
         assert left_behind(up.data, processes) == []
-
-
-def service(up: Up, name: str) -> Process:
-    marker = f"cli.main {name} "
-    return next(each for each in family(up.process.pid) if marker in each.command)
-
-
-def kill(*processes: Process) -> None:
-    for each in processes:
-        try:
-            os.kill(each.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue  # it went with another one
 
 
 def kill_service(up: Up, name: str) -> None:

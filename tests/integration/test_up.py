@@ -4,35 +4,29 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from cli.serve import SERVICES
 from pilotlight.privileges import SERVICE_UID
-from tests.support.platform import PROGRAM, READY, Process, Up, family, free_port, left_behind
+from tests.support.platform import (
+    PROGRAM,
+    READY,
+    Up,
+    family,
+    free_port,
+    kill,
+    left_behind,
+    service,
+    wait_until,
+)
 
 
 @pytest.fixture
 def up(tmp_path):
     with Up(tmp_path / "platform") as up:
         yield up
-
-
-def service(up: Up, name: str) -> Process:
-    """Return the process of a service."""
-    marker = f"cli.main {name} "
-    return next(each for each in family(up.process.pid) if marker in each.command)
-
-
-def wait_until(condition, within: float = 30.0):
-    """Wait for something in another process that nobody reports; return what it was."""
-    deadline = time.monotonic() + within
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.01)
-    return value
 
 
 def is_ready(up: Up) -> bool:
@@ -68,11 +62,7 @@ def test_killing_up_leaves_nothing_and_a_new_one_takes_over(up):
 
 def test_killing_every_process_at_once_leaves_nothing_after_a_restart(up):
     processes = family(up.process.pid)
-    for each in processes:
-        try:
-            os.kill(each.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue  # it went with another one
+    kill(*processes)
     up.process.wait()
     assert up.start().startswith(READY)
     assert [each for each in processes if each.lives] == []

@@ -1,14 +1,17 @@
 """A real platform, started by `pilotlight up` as a user does it, and what it may leave behind."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from cli.client import Platform
 from pilotlight.datafolder import DataFolder
@@ -16,6 +19,8 @@ from pilotlight.datafolder import DataFolder
 ROOT = Path(__file__).parents[2]
 PROGRAM = (sys.executable, "-P", "-m", "cli.main")
 READY = "Pilotlight is ready on "
+
+T = TypeVar("T")
 
 
 def free_port() -> int:
@@ -57,10 +62,10 @@ class Up:
         port = () if "--port" in self.flags else ("--port", "0")
         with self.log.open("a") as errors, theirs:
             process = subprocess.Popen(
-                [
-                    *(*PROGRAM, "up", "--data", str(self.data.root), *port, *self.flags),
+                self.command(
+                    *(*PROGRAM, "up", "--data", str(self.folder / "data"), *port, *self.flags),
                     *("--lifeline", str(theirs.fileno())),
-                ],
+                ),
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 pass_fds=(theirs.fileno(),),
@@ -71,6 +76,10 @@ class Up:
         line = process.stdout.readline().rstrip("\n")
         self.url = line.removeprefix(READY)
         return line
+
+    def command(self, *words: str) -> list[str]:
+        """Return the command that starts it, of which `words` are the usual ones."""
+        return list(words)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal, and return the exit code."""
@@ -157,6 +166,28 @@ def family(pid: int) -> set[Process]:
         if not more:
             return found
         found |= more
+
+
+def service(up: Up, name: str) -> Process:
+    """Return the process of a service."""
+    marker = f"cli.main {name} "
+    return next(each for each in family(up.process.pid) if marker in each.command)
+
+
+def kill(*processes: Process) -> None:
+    """Kill processes with -9, those that are still there."""
+    for each in processes:
+        with contextlib.suppress(ProcessLookupError):  # it went with another one
+            os.kill(each.pid, signal.SIGKILL)
+
+
+def wait_until(condition: Callable[[], T], within: float = 30.0) -> T:
+    """Wait for something in another process that nobody reports; return what it was."""
+    deadline = time.monotonic() + within
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.01)
+    return value
 
 
 def left_behind(data: DataFolder, processes: set[Process]) -> list[str]:
