@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from baas.plan import Answer, plan, space_of
 from baas.request import Action, Listing, Operation
+from pilotlight.clock import steady
 from pilotlight.problems import Problem
 from pilotlight.store import Conflict, Entry, Store
 
@@ -31,7 +31,7 @@ class Page:
 class Documents:
     """The documents of all apps."""
 
-    def __init__(self, store: Store, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Store, *, clock: Callable[[], float] = steady) -> None:
         self._store = store
         self._clock = clock
         self._locks: dict[tuple[str, str], _Turn] = {}

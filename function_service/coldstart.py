@@ -14,6 +14,7 @@ from function_service.lines import LineReader
 from function_service.logs import LogBook
 from function_service.pool import Pool
 from function_service.snapshots import Snapshots
+from pilotlight import clock
 from pilotlight.problems import Problem
 
 _log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ async def _start(
         if problem.kind != "no-capacity":
             raise
         raise _Killed(_RETRIES // 2, problem) from problem  # the zygote may be, and the next one is booted
-    instance = Instance(sandbox, revision, time.time(), stages, time.time())
+    instance = Instance(sandbox, revision, time.time(), stages, clock.steady())
     collector = asyncio.create_task(_collect(instance, logs), name=f"logs {instance.id}")
     instance.collector = collector
     limit = max(_MARGIN, wait - _MARGIN - (time.perf_counter() - began))

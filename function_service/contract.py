@@ -47,8 +47,8 @@ class Revision(Struct, frozen=True, kw_only=True):
     config: FunctionConfig
     code: str  # digest of the layer with the function's own files
     dependencies: str | None = None  # digest of the layer with what it depends on
-    commit: str
-    created: float  # seconds since the epoch
+    commit: str  # the latest by which a push has made it live
+    created: float  # seconds since the epoch; the one that a push made live last has the greatest
 
 
 class Scope(StrEnum):

@@ -6,7 +6,6 @@ A cold start is `acquire` → `start` → coldstart.py. What to do when nobody a
 import asyncio
 import itertools
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
@@ -23,6 +22,7 @@ from function_service.pool import Pool
 from function_service.registry import Registry
 from function_service.snapshots import Snapshots
 from function_service.turns import Ticket, Turns
+from pilotlight import clock
 from pilotlight.problems import Problem
 from pilotlight.rpc import Peer
 
@@ -133,7 +133,7 @@ class Fleet:
             tell(table)
 
     def record(self, function: str, instance: str, started: float, duration: float) -> None:
-        """Take a call into account that has ended."""
+        """Take a call into account that has ended; `started` is a moment of the steady clock."""
         self._keeper.record(function, started, started + duration)
         if (found := self._instances.get(instance)) is not None:
             found.last_used = max(found.last_used, started + duration)
@@ -210,7 +210,7 @@ class Fleet:
     def _hold(self, instance: Instance, peer: Peer) -> None:
         instance.become(State.LEASED)
         instance.holder = peer
-        instance.last_used = time.time()
+        instance.last_used = clock.steady()
 
     def _lease(self, instance: Instance, *, cold: bool) -> Lease:
         return Lease(
@@ -231,7 +231,7 @@ class Fleet:
         It is as long as the policy holds the code, so that a warm call needs nobody but the gateway. A policy
         may hold it for no time at all; calls that follow at once still find it, unless the manifest says 0.
         """
-        hold = self._keeper.hold(revision, time.time())
+        hold = self._keeper.hold(revision, clock.steady())
         shortest = _SHORTEST_LEASE if revision.config.keep_alive is None else 0.0
         return min(_LONGEST_LEASE, max(shortest, hold))
 
@@ -389,7 +389,7 @@ class Fleet:
         live = {r.config.name: r for r in self._registry.all_live()}
         stale = [i for i in self.all() if i.function not in live or live[i.function].id != i.revision.id]
         self.drain(stale, "another revision is live")
-        self._keeper.live(list(live.values()), time.time())
+        self._keeper.live(list(live.values()), clock.steady())
         self._retry_at.clear()
         self._demote()
         self._snapshots.keep({r.id for r in live.values()})
@@ -401,16 +401,16 @@ class Fleet:
         An instance that has run a function's code never becomes blank again: it ends, and what is held of the
         function from then on is a sandbox of the pool, which all functions of that runtime share.
         """
-        self._pool.want(self._keeper.runtimes(time.time()))
+        self._pool.want(self._keeper.runtimes(clock.steady()))
 
     def _scale(self) -> None:
-        now = time.time()
+        now = clock.steady()
         running = {i.function for i in self._instances.values()}
         self._carry_out(scaler.decide(self._keeper.goals(running, now), self.all(), now))
 
     def _scale_one(self, function: str) -> None:
         """Look at one function alone: all of them, with a thousand instances, take milliseconds."""
-        now = time.time()
+        now = clock.steady()
         self._carry_out(scaler.decide(self._keeper.goal(function, now), self.of(function), now))
 
     def _carry_out(self, actions: scaler.Actions) -> None:
@@ -438,7 +438,7 @@ class Fleet:
             self._scale()
             if tick % _DEMOTE_EVERY == 0:
                 self._demote()
-            self._snapshots.tidy(partial(self._keeper.is_worth_a_snapshot, now=time.time()))
+            self._snapshots.tidy(partial(self._keeper.is_worth_a_snapshot, now=clock.steady()))
             await asyncio.sleep(_TICK)
 
 

@@ -40,7 +40,7 @@ class Instance:
     revision: Revision
     created: float  # seconds since the epoch
     stages: Stages
-    last_used: float  # seconds since the epoch
+    last_used: float  # on the steady clock (pilotlight/clock.py)
     holder: Peer | None = None  # the gateway that has the lease
     reason: str = ""  # why it was ended
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))  # what it printed last

@@ -25,7 +25,7 @@ class _Function:
 
 
 class Keeper:
-    """The histories of the live functions. All moments are in seconds since the epoch."""
+    """The histories of the live functions. All moments are of one clock that does not step."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy

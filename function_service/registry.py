@@ -8,7 +8,7 @@ import functools
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
@@ -29,6 +29,7 @@ _APPS, _REVISIONS, _KEYS, _SECRETS = (
 _OPEN_ON_DISK = Write(space="registry/state", key="secrets-open-on-disk", value=b"true")
 KEPT_REVISIONS = 10  # of each function
 _PAGE = 1000
+_APART = 0.001  # seconds between two revisions of a function, at least
 
 
 P = ParamSpec("P")
@@ -208,9 +209,21 @@ class Registry:
         if live is None or any(id_ not in self.revisions.get(name, {}) for name, id_ in live.items()):
             raise Problem("not-found", f"Nothing was prepared for commit {commit} of {app!r}. Push it again.")
         self.claim(app, list(live))
+        former = record.live if record is not None else {}
+        fresh = [self._renewed(name, id_, commit) for name, id_ in live.items() if former.get(name) != id_]
         record = AppRecord(name=app, commit=commit, live=live, prepared={}, updated=time.time())
-        await self._save(record)
+        await self._save(record, fresh)
         return True
+
+    def _renewed(self, function: str, id_: str, commit: str) -> Revision:
+        """Return a revision as one that is newer than all others of its function.
+
+        It may be one from before that was pushed again; and the clock may have been set back since.
+        """
+        of_function = self.revisions[function]
+        newest = max(r.created for r in of_function.values())
+        created = max(time.time(), newest + _APART)
+        return msgspec.structs.replace(of_function[id_], commit=commit, created=created)
 
     @_change
     async def rollback(self, function: str, revision: str | None) -> Revision:
@@ -254,15 +267,18 @@ class Registry:
         self._forget(gone)
         return True
 
-    async def _save(self, record: AppRecord) -> None:
-        """Store an app, and let go of its revisions that are too old or of functions that it has not."""
+    async def _save(self, record: AppRecord, fresh: Sequence[Revision] = ()) -> None:
+        """Store an app and its fresh revisions; let go of those too old, or of functions that it has not."""
         gone: list[Revision] = []
         prepared = {id_ for functions in record.prepared.values() for id_ in functions.values()}
+        newest = {revision.id for revision in fresh}
         for name in self.revisions:
-            known = self._of_app(record.name, name)
+            known = sorted(self._of_app(record.name, name), key=lambda r: r.id not in newest)
             kept = {record.live[name], *(r.id for r in known[:KEPT_REVISIONS])} if name in record.live else ()
             gone += [r for r in known if r.id not in kept and r.id not in prepared]
-        await self._store.write([_app(record), *map(_removal, gone)])
+        await self._store.write([_app(record), *map(_revision, fresh), *map(_removal, gone)])
+        for revision in fresh:
+            self.revisions[revision.config.name][revision.id] = revision
         self._put(record)
         self._forget(gone)
 

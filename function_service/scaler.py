@@ -34,7 +34,7 @@ def decide(goals: dict[str, Goal], instances: Iterable[Instance], now: float) ->
 
     The instance used last stands for the function, so its timetable runs from the function's last call: one
     that was pre-warmed has had none itself. The others go by their own idle time.
-    `now` is in seconds since the epoch; `goals` by function name.
+    `now` is on the steady clock, as what instances were used last; `goals` by function name.
     """
     current: dict[str, list[Instance]] = {name: [] for name in goals}
     end: list[Instance] = []

@@ -42,7 +42,7 @@ from function_service.metrics import Metrics
 from function_service.pool import Pool
 from function_service.registry import Registry
 from function_service.snapshots import Snapshots
-from pilotlight import rpc, trees
+from pilotlight import clock, rpc, trees
 from pilotlight.problems import Problem
 from runtimes.declaration import Interpreter, load_all
 
@@ -128,10 +128,12 @@ class InvocationsDoor:
     async def report(self, calls: list[Usage]) -> None:
         """Take calls into account (see contract)."""
         by_function: dict[str, list[Usage]] = {}
+        now, date = clock.steady(), time.time()
         for call in calls:
             by_function.setdefault(call.function, []).append(call)
             if call.instance:
-                self._fleet.record(call.function, call.instance, call.started, call.duration)
+                ago = max(0.0, date - call.started - call.duration)  # the date may have been set back since
+                self._fleet.record(call.function, call.instance, now - ago - call.duration, call.duration)
                 self._metrics.call(call)
         for function, its in by_function.items():
             if self._registry.owner(function) is not None:  # else it was deleted meanwhile
@@ -223,7 +225,7 @@ class ControlDoor:
                 revision=i.revision.id,
                 state=str(i.state),
                 created=i.created,
-                last_used=i.last_used,
+                last_used=time.time() - (clock.steady() - i.last_used),
                 memory=use.memory,
                 cpu_seconds=use.cpu_seconds,
                 processes=use.processes,

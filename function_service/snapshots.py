@@ -8,7 +8,6 @@ what a snapshot is; copies of it wait in the pool, under the id of the revision.
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +17,7 @@ from function_service.contract import Revision
 from function_service.engines.base import Assignment, Engine, Sandbox, StartError
 from function_service.lines import LineReader
 from function_service.pool import Pool
+from pilotlight import clock
 from pilotlight.problems import Problem
 from runtimes.declaration import Interpreter, load_all
 
@@ -32,7 +32,7 @@ _COPIES = 1  # that wait for each
 class _Snapshot:
     revision: Revision
     sandbox: Sandbox
-    used: float  # seconds since the epoch
+    used: float  # on the steady clock
     printing: asyncio.Task[None] = field(repr=False)
 
 
@@ -72,7 +72,7 @@ class Snapshots:
         """
         known = self._snapshots.get(revision.id)
         if known is not None:
-            known.used = time.time()
+            known.used = clock.steady()
             return
         count, quickest = self._quickest.get(revision.id, (0, code))
         count, quickest = count + 1, min(code, quickest)
@@ -112,7 +112,7 @@ class Snapshots:
                 _log.warning("action=no-snapshot function=%s detail=%r", revision.config.name, problem.detail)
                 return
             printing = asyncio.create_task(_throw_away(sandbox), name=f"output of {sandbox.id}")
-            made = _Snapshot(revision, sandbox, time.time(), printing)
+            made = _Snapshot(revision, sandbox, clock.steady(), printing)
             self._snapshots[revision.id] = made
             sandbox.ended.add_done_callback(lambda _: self._ended(made))
             self._pool.add(revision.id, partial(self._engine.restore, sandbox, assignment), _COPIES)

@@ -2,7 +2,8 @@
 
 import os
 import re
-import time
+
+from pilotlight.clock import steady
 
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, as in ULIDs: no i, l, o, u
@@ -20,7 +21,7 @@ def _base32(number: int, digits: int) -> str:
 
 def new_id(now: float | None = None) -> str:
     """Make a time-ordered identifier of 26 characters, as the ULID specification lays them out."""
-    milliseconds = int((time.time() if now is None else now) * 1000)
+    milliseconds = int((steady() if now is None else now) * 1000)
     return _base32(milliseconds, 10) + _base32(int.from_bytes(os.urandom(10), "big"), 16)
 
 

@@ -1,9 +1,9 @@
 """The store in memory, for unit tests: the same promises as in store.py but durability."""
 
-import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 
+from pilotlight.clock import steady
 from pilotlight.problems import Problem
 from pilotlight.store import ABSENT, Conflict, Entry, Write
 
@@ -11,7 +11,7 @@ from pilotlight.store import ABSENT, Conflict, Entry, Write
 class MemoryStore:
     """A Store that forgets everything when the process ends."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, *, clock: Callable[[], float] = steady) -> None:
         self._clock = clock
         self._spaces: dict[str, dict[str, Entry]] = {}
         self._last = 0

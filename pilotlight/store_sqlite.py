@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from pilotlight import sqlite_file
+from pilotlight.clock import steady
 from pilotlight.problems import Problem
 from pilotlight.store import ABSENT, Conflict, Entry, Write
 
@@ -53,11 +54,11 @@ class SqliteStore:
 
     @classmethod
     async def open(
-        cls, path: Path, *, clock: Callable[[], float] = time.time, sweep_every: float = 10.0
+        cls, path: Path, *, clock: Callable[[], float] = steady, sweep_every: float = 10.0
     ) -> Self:
         """Open the file at path, and make it where there is none.
 
-        `clock` tells seconds since the epoch; `sweep_every` is how often expired entries
+        `clock` tells seconds since the epoch, and does not step; `sweep_every` is how often expired entries
         are deleted from the file, in seconds (nobody sees them any more once they have expired). Raises
         Problem `unavailable` when the file can't be used: not writable, damaged, not ours, of a newer
         version, the disk full.

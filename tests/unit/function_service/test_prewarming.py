@@ -1,6 +1,5 @@
 """A day in the life of a function that is called every half hour: the fleet on a fake engine and a fake clock."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000_000.0
-        monkeypatch.setattr(time, "time", lambda: self.now)
+        monkeypatch.setattr("pilotlight.clock.steady", lambda: self.now)
 
 
 @pytest.fixture

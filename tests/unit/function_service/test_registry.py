@@ -1,6 +1,7 @@
 """The registry on a store in memory: what two who come at once, a cancelled call and a restart find."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,6 +68,29 @@ async def test_what_is_prepared_is_not_live_until_it_is_activated() -> None:
     assert await registry.activate("a", "1")
     assert registry.live("f").id == "a-f-1"
     assert not await registry.activate("a", "1")
+
+
+async def test_what_is_pushed_again_is_the_newest_again() -> None:
+    registry = Registry(SlowStore(), open_safe())
+    for number in (1, 2):
+        await push(registry, made("f", number))
+    again = msgspec.structs.replace(made("f", 1), commit="3")  # the same content by another commit
+    await push(registry, again)
+    assert [r.id for r in registry.kept("f")] == ["a-f-1", "a-f-2"]
+    assert registry.live("f").commit == "3"
+    assert state(await reloaded(registry)) == state(registry)
+    assert (await registry.rollback("f", None)).id == "a-f-2"
+
+
+async def test_a_push_after_the_clock_was_set_back_is_the_newest_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = Registry(SlowStore(), open_safe())
+    for number, date in enumerate((5e9, 4e9, 3e9), 1):
+        monkeypatch.setattr(time, "time", lambda date=date: date)
+        await push(registry, made("f", number))
+    assert [r.id for r in registry.kept("f")] == ["a-f-3", "a-f-2", "a-f-1"]
+    assert (await registry.rollback("f", None)).id == "a-f-2"
 
 
 async def test_activating_what_was_not_prepared_is_refused() -> None:
