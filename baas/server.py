@@ -13,10 +13,9 @@ from baas.listeners import Grant, Handover, Service
 from baas.metrics import Metrics
 from baas.query import Documents
 from baas.relay import Relay
-from pilotlight import sockets
+from pilotlight import sockets, stores
 from pilotlight.datafolder import DataFolder
 from pilotlight.settings import Settings, outside_proxy
-from pilotlight.store_sqlite import SqliteStore
 
 _GRACE: Final = 3.0  # seconds that requests under way have when the service stops
 _OPERATOR_CONNECTIONS: Final = 1024
@@ -25,7 +24,7 @@ _EGRESS_CONNECTIONS: Final = 64  # of one instance
 
 
 async def serve(
-    settings: Settings,  # noqa: ARG001  every service is started alike; this one has nothing to be set
+    settings: Settings,
     data: DataFolder,
     *,
     stopping: asyncio.Event,
@@ -33,12 +32,12 @@ async def serve(
 ) -> None:
     """Serve the data API until `stopping` is set; `ready` is called once everything can be reached.
 
-    It returns within a few seconds then. Raises Problem where the database, or the address in HTTPS_PROXY,
+    It returns within a few seconds then. Raises Problem where the store, or the address in HTTPS_PROXY,
     can't be used.
     """
     metrics = Metrics()
     dialer = Dialer(outside_proxy())
-    store = await SqliteStore.open(data.documents / "documents.db")
+    store = await stores.documents(settings.store, data)
     try:
         async with Relay(data.socket("gateway")) as calls:
             faces = Faces(Documents(store), calls, metrics)

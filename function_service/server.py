@@ -30,9 +30,11 @@ from function_service.service import (
 )
 from function_service.snapshots import Snapshots
 from function_service.vault import VaultDoor
+from pilotlight import stores
 from pilotlight.datafolder import DataFolder
 from pilotlight.rpc import Server
 from pilotlight.settings import Settings
+from pilotlight.store import Store
 from pilotlight.store_sqlite import SqliteStore
 
 _FORKED, _BOOTED, _BARE = 4, 1, 2  # blank sandboxes that wait, by kind of runtime
@@ -58,7 +60,7 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
     known = runtimes.declaration.load_all()
     interpreters = tuple(i for runtime in known.values() for i in runtime.find())
     async with contextlib.AsyncExitStack() as stack:
-        store = await SqliteStore.open(data.registry)
+        store = await stores.registry(settings.store, data)
         stack.push_async_callback(store.close)
         named = settings.secrets_key
         safe = Safe(Path(named) if named else data.secrets_key, ours=not named)
@@ -108,6 +110,7 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
                     invocations,
                     metrics,
                     audit,
+                    store,
                 ),
                 Vault: VaultDoor(registry, snapshots, invocations, audit),
                 Builds: BuildsDoor(
@@ -138,10 +141,11 @@ def _size(runtime: runtimes.declaration.Runtime, interpreter: runtimes.declarati
     return _BARE if runtime.boot(interpreter) is None else _BOOTED
 
 
-async def _open_secrets(registry: Registry, store: SqliteStore) -> None:
+async def _open_secrets(registry: Registry, store: Store) -> None:
     """Read the secrets, while other things start: the cipher's package takes a while to import."""
     if await registry.open_secrets():
-        await store.rewrite()
+        if isinstance(store, SqliteStore):  # the versions that left secrets open knew no other
+            await store.rewrite()
         await registry.forgot_open_secrets()
 
 

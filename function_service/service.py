@@ -44,6 +44,7 @@ from function_service.registry import Registry
 from function_service.snapshots import Snapshots
 from pilotlight import clock, rpc, trees
 from pilotlight.problems import Problem
+from pilotlight.store import Store
 from runtimes.declaration import Interpreter, load_all
 
 _BREATH = 1.0  # seconds that a process which broke off a call has to end by itself
@@ -156,8 +157,10 @@ class ControlDoor:
         invocations: InvocationsDoor,
         metrics: Metrics,
         audit: AuditLog,
+        store: Store,
     ) -> None:
         self._audit = audit
+        self._store = store
         self._registry = registry
         self._fleet = fleet
         self._logs = logs
@@ -336,7 +339,14 @@ class ControlDoor:
 
     async def guarantees(self) -> list[Guarantee]:
         """List the guarantees."""
-        return self._engine.guarantees()
+        weakness = await self._store.weakness()
+        remedy = (
+            weakness and "Set appendonly yes, appendfsync always and maxmemory-policy noeviction in Redis."
+        )
+        lasting = Guarantee(
+            name="acknowledged writes are kept", kept=not weakness, reason=weakness, remedy=remedy
+        )
+        return [*self._engine.guarantees(), lasting]
 
 
 class BuildsDoor:

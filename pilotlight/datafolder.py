@@ -20,10 +20,11 @@ class DataFolder:
     secrets.key      what the secrets are encrypted with, unless it lies elsewhere (function service)
     audit.jsonl      who did what; older ones are audit.1.jsonl and so on (function service)
     platform.json    the address and the process of the platform that runs now
-    registry.db      apps, functions, revisions, keys, secrets (function service)
+    id               tells this folder from others, where they share a store (function service)
+    registry.db      apps, functions, revisions, keys, secrets (function service), unless they are in Redis
     layers/          the code layers, one folder a digest (function service)
     logs/            what functions printed, and their calls (function service)
-    data/            the documents (baas)
+    data/            the documents (baas), unless they are in Redis
     repositories/    the bare git repositories (builder)
     builds/          work folders of builds that run now (builder)
     run/             sockets, and whatever else is worthless after a restart

@@ -76,6 +76,15 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _store(text: str) -> str:
+    parts = urlsplit(text)
+    reachable = parts.path if parts.scheme == "unix" else parts.hostname
+    if text != "sqlite" and (parts.scheme not in ("redis", "rediss", "unix") or not reachable):
+        # What was given may hold a password
+        raise ValueError("it is neither sqlite nor like redis://HOST:PORT/0, rediss://… or unix:///PATH")
+    return text
+
+
 def _file(text: str) -> str:
     return str(Path(text).expanduser().absolute()) if text else ""
 
@@ -127,7 +136,11 @@ class Settings:
         "the file with the key that secrets are encrypted with (default: secrets.key of the data folder)",
     )
     engine: str = _setting("auto", _one_of("auto", "embedded"), "how sandboxes are made")
-    store: str = _setting("sqlite", _one_of("sqlite"), "where the registry and the documents are kept")
+    store: str = _setting(
+        "sqlite",
+        _store,
+        "where the registry and the documents are kept: sqlite, or a Redis such as redis://127.0.0.1:6379/0",
+    )
     max_body: int = _setting(100 << 20, parse_size, "the largest request body, such as 100MB")
     keep_alive: str = _setting(
         "ember",

@@ -1,7 +1,7 @@
 """The store: small values under ordered keys in named spaces, with compare-and-set.
 
-The registry and the documents stand on it. `store_sqlite.py` is the default, `store_memory.py` the
-one for unit tests; both pass `tests/conformance/test_store.py`.
+The registry and the documents stand on it. `store_sqlite.py` is the default, `store_redis.py` keeps them
+elsewhere, `store_memory.py` is for unit tests; all pass `tests/conformance/test_store.py`.
 """
 
 from collections.abc import Sequence
@@ -66,6 +66,19 @@ class Store(Protocol):
         """Delete everything in a space."""
         ...
 
+    async def weakness(self) -> str:
+        """Tell why an acknowledged write may be lost all the same; empty where it can't."""
+        ...
+
     async def close(self) -> None:
         """Finish what was begun, and let go of the files."""
         ...
+
+
+def after_prefix(prefix: str) -> str | None:
+    """Return the smallest text that is greater than all that start with prefix; None where there is none."""
+    stem = prefix.rstrip("\U0010ffff")
+    if not stem:
+        return None
+    last = ord(stem[-1]) + 1
+    return stem[:-1] + chr(0xE000 if last == 0xD800 else last)  # surrogates are no characters

@@ -63,6 +63,10 @@ class MemoryStore:
         self._check(space)
         self._spaces.pop(space, None)
 
+    async def weakness(self) -> str:
+        """Tell that everything goes with the process."""
+        return "What is in memory alone ends with the process."
+
     async def close(self) -> None:
         """Refuse everything from now on."""
         self._closed = True

@@ -20,7 +20,7 @@ from typing import Final, Self, TypeVar
 from pilotlight import sqlite_file
 from pilotlight.clock import steady
 from pilotlight.problems import Problem
-from pilotlight.store import ABSENT, Conflict, Entry, Write
+from pilotlight.store import ABSENT, Conflict, Entry, Write, after_prefix
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -96,7 +96,7 @@ class SqliteStore:
         """Return up to `limit` entries whose keys start with prefix and are greater than after, in order."""
         where = "space = ? AND key > ? AND key >= ? AND (expires IS NULL OR expires > ?)"
         values: list[str | int | float] = [space, after, prefix, self._clock()]
-        if (end := _after_prefix(prefix)) is not None:
+        if (end := after_prefix(prefix)) is not None:
             where += " AND key < ?"
             values.append(end)
         return await self._read(
@@ -115,6 +115,10 @@ class SqliteStore:
     async def drop(self, space: str) -> None:
         """Delete everything in a space."""
         await self._change(_Change(drop=space))
+
+    async def weakness(self) -> str:
+        """Tell of none: the log is on the disk before a write is answered."""
+        return ""
 
     async def rewrite(self) -> None:
         """Write the file anew, so that it holds nothing more of what was deleted or replaced.
@@ -308,12 +312,3 @@ class _Writer:
             self._undo(error)
             return False
         return swept.rowcount == _SWEEP_BATCH
-
-
-def _after_prefix(prefix: str) -> str | None:
-    """Return the smallest text that is greater than all that start with prefix; None where there is none."""
-    stem = prefix.rstrip("\U0010ffff")
-    if not stem:
-        return None
-    last = ord(stem[-1]) + 1
-    return stem[:-1] + chr(0xE000 if last == 0xD800 else last)  # surrogates are no characters

@@ -10,6 +10,7 @@ import click
 from cli import client, complete, output
 from cli.commands import flags
 from cli.group import Group
+from pilotlight import stores
 from pilotlight.datafolder import DataFolder
 from pilotlight.problems import Problem
 from pilotlight.settings import current
@@ -63,7 +64,7 @@ def delete(name: str) -> None:
 def discard() -> None:
     """Delete what nobody can read any more from the data folder, on which nothing runs. Raises Problem."""
     data = DataFolder(current().data)
-    if not data.registry.exists():
+    if current().store == "sqlite" and not data.registry.exists():
         raise Problem(
             "not-found", f"There is no platform in {data.root}. Name its data folder: PILOTLIGHT_DATA"
         )
@@ -77,9 +78,8 @@ def discard() -> None:
 
 async def _discard(data: DataFolder) -> list[str]:
     from function_service.registry import discard_secrets
-    from pilotlight.store_sqlite import SqliteStore
 
-    store = await SqliteStore.open(data.registry)
+    store = await stores.registry(current().store, data)
     try:
         return await discard_secrets(store)
     finally:

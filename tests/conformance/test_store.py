@@ -9,18 +9,22 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 
+from pilotlight.ids import short_id
 from pilotlight.problems import Problem
 from pilotlight.store import ABSENT, Conflict, Entry, Store, Write
 from pilotlight.store_memory import MemoryStore
+from pilotlight.store_redis import RedisStore
 from pilotlight.store_sqlite import SqliteStore
+from tests.support.redis_server import RedisServer, running
 
 
 class Clock:
@@ -38,12 +42,21 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[Store]:
     if request.param == "memory":
         store: Store = MemoryStore(clock=clock)
-    else:
+    elif request.param == "sqlite":
         store = await SqliteStore.open(tmp_path / "store.db", clock=clock)
+    else:
+        url = request.getfixturevalue("redis").url()
+        store = await RedisStore.open(url, short_id(), clock=clock)
     yield store
     await store.close()
 
@@ -313,15 +326,15 @@ STEPS = st.lists(
 
 
 class Pair:
-    """A store on disk beside one in memory; every call is made on both and must end alike."""
+    """A store that lasts beside one in memory; every call is made on both and must end alike."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, reopen: Callable[[Clock], Awaitable[Store]]) -> None:
+        self.reopen = reopen
         self.clock = Clock()
         self.memory = MemoryStore(clock=self.clock)
 
     async def open(self) -> None:
-        self.disk = await SqliteStore.open(self.path, clock=self.clock)
+        self.disk = await self.reopen(self.clock)
 
     async def both(self, call: Callable[[Store], Awaitable[object]]) -> list[Any]:
         outcomes: list[Any] = []
@@ -374,19 +387,32 @@ class Pair:
         assert outcomes[0] == outcomes[1]
 
 
+async def compare(reopen: Callable[[Clock], Awaitable[Store]], steps: list[Any]) -> None:
+    pair = Pair(reopen)
+    await pair.open()
+    try:
+        await pair.run(steps)
+    finally:
+        await pair.disk.close()
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=STEPS)
 def test_the_store_on_disk_behaves_as_the_one_in_memory(steps: list[Any]) -> None:
-    async def compare(folder: str) -> None:
-        pair = Pair(Path(folder) / "store.db")
-        await pair.open()
-        try:
-            await pair.run(steps)
-        finally:
-            await pair.disk.close()
-
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(compare(folder))
+        path = Path(folder) / "store.db"
+        asyncio.run(compare(lambda clock: SqliteStore.open(path, clock=clock), steps))
+
+
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(steps=STEPS)
+def test_the_store_in_redis_behaves_as_the_one_in_memory(redis: RedisServer, steps: list[Any]) -> None:
+    name = short_id()
+    asyncio.run(compare(lambda clock: RedisStore.open(redis.url(), name, clock=clock), steps))
 
 
 class TestOnDisk:
@@ -612,3 +638,102 @@ asyncio.run(main())
                 last = await store.get("s", f"{name}/last")
                 assert (int(last.value) + 1 if last else 0) == len(mine)
             await store.close()
+
+
+class TestInRedis:
+    """What only the store in Redis promises."""
+
+    async def test_what_was_acknowledged_is_there_after_redis_was_killed(self, tmp_path: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as server:
+            store = await RedisStore.open(server.url(), "a")
+            assert await store.weakness() == ""
+            [version] = await store.write([put("k", b"v")])
+            server.kill()
+            with pytest.raises(Problem) as refusal:
+                await store.write([put("k", b"w")])
+            assert (refusal.value.kind, refusal.value.retry_after) == ("unavailable", 1)
+            server.start()
+            assert await store.get("s", "k") == Entry("k", b"v", version)
+            assert (await store.write([put("k", b"w", expect=version)]))[0] > version
+            await store.close()
+
+    @pytest.mark.parametrize(
+        ("setting", "value", "said"),
+        [
+            ("appendonly", "no", "appendonly no"),
+            ("appendfsync", "everysec", "up to a second"),
+            ("maxmemory_policy", "allkeys-lru", "allkeys-lru"),
+        ],
+    )
+    async def test_settings_that_may_lose_a_write_are_told(self, setting: str, value: str, said: str) -> None:
+        with tempfile.TemporaryDirectory() as folder, running(Path(folder), **{setting: value}) as server:
+            store = await RedisStore.open(server.url(), "a")
+            assert said in await store.weakness()
+            await store.close()
+
+    async def test_one_owner_at_a_time(self, redis: RedisServer) -> None:
+        name = short_id()
+        first = await RedisStore.open(redis.url(), name, owner="one")
+        with pytest.raises(Problem) as refusal:
+            await RedisStore.open(redis.url(), name, owner="two")
+        assert refusal.value.kind == "conflict"
+        assert "one" in refusal.value.detail
+        again = await RedisStore.open(redis.url(), name, owner="one")  # after a crash it need not wait
+        await again.close()
+        second = await RedisStore.open(redis.url(), name, owner="two")
+        with pytest.raises(Problem) as refusal:
+            await first.write([put("k")])
+        assert refusal.value.kind == "conflict"
+        assert await second.get("s", "k") is None
+        await first.close()
+        await second.write([put("k")])
+        await second.close()
+
+    async def test_what_a_newer_version_has_written_is_refused(self, redis: RedisServer) -> None:
+        name = short_id()
+        await (await RedisStore.open(redis.url(), name)).close()
+        client = Redis.from_url(redis.url())
+        await client.set(f"{{pilotlight:{name}}}:schema", "2")
+        await client.aclose()
+        with pytest.raises(Problem, match="newer"):
+            await RedisStore.open(redis.url(), name)
+
+    async def test_where_none_is_the_refusal_names_the_place_but_no_password(self, tmp_path: Path) -> None:
+        with pytest.raises(Problem) as refusal:
+            await RedisStore.open(f"redis://me:secret@127.0.0.1:1/{0}", "a")
+        assert refusal.value.kind == "unavailable"
+        assert "127.0.0.1:1/0" in refusal.value.detail
+        assert "secret" not in refusal.value.detail
+
+    async def test_expired_entries_leave_it_in_time(self, redis: RedisServer, clock: Clock) -> None:
+        name = short_id()
+        store = await RedisStore.open(redis.url(), name, clock=clock)
+        await store.write([put(f"{i}", ttl=1) for i in range(600)] + [put("stays", ttl=100), put("kept")])
+        await store.write([put("0")])
+        clock.now += 2
+        while await store.sweep():
+            pass
+        client = Redis.from_url(redis.url())
+        assert set(await client.hkeys(f"{{pilotlight:{name}}}:values:s")) == {b"stays", b"kept", b"0"}
+        assert await client.zcard(f"{{pilotlight:{name}}}:order:s") == 3
+        assert await client.zcard(f"{{pilotlight:{name}}}:expiring") == 1
+        await client.aclose()
+        await store.close()
+
+    async def test_a_cancelled_caller_leaves_the_store_usable(self, redis: RedisServer) -> None:
+        store = await RedisStore.open(redis.url(), short_id())
+        tasks = [asyncio.create_task(store.write([put("k", b"%d" % i)])) for i in range(100)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        [version] = await store.write([put("k", b"last")])
+        assert await store.get("s", "k") == Entry("k", b"last", version)
+        await store.close()
+
+    async def test_it_scans_on_past_many_that_have_expired(self, redis: RedisServer, clock: Clock) -> None:
+        store = await RedisStore.open(redis.url(), short_id(), clock=clock, sweep_every=1000)
+        await store.write([put(f"{i:04}", ttl=1) for i in range(1500)] + [put("9999")])
+        clock.now += 2
+        assert await keys(store, limit=5000) == ["9999"]
+        await store.close()

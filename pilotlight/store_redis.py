@@ -1,0 +1,335 @@
+"""The store in Redis, 6.2 or newer (see store.py for what it promises).
+
+Of each space there are two keys, `order` (a sorted set of its keys, for scans) and `values` (a hash; a value
+behind its version and its end). All keys of a store carry one hash tag, so that a change is one script on
+one node, whole or not at all (https://redis.io/docs/latest/develop/programmability/eval-intro/). Time is
+Redis' own, so that services on several machines agree on what has expired.
+"""
+
+import asyncio
+import contextlib
+import logging
+import struct
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from pilotlight import store_redis_scripts as scripts
+from pilotlight.problems import Problem
+from pilotlight.store import Conflict, Entry, Write, after_prefix
+
+_log = logging.getLogger(__name__)
+
+_CONNECTIONS: Final = 16
+_WITHIN: Final = 5.0  # seconds that Redis has for an answer, a free connection to come, a connect
+_CHECK_AFTER: Final = 10  # seconds; a connection that was idle for longer is tried before it is used
+_SWEEP_BATCH: Final = 500
+_EXAMINED: Final = 1000  # keys that one script looks at, so that others need not wait long for Redis
+_HEAD: Final = struct.Struct(">qd")  # version; seconds since the epoch, or 0 for never
+_CLAIM: Final = 15  # seconds that a claim lasts beyond the end of who made it
+_SCHEMA: Final = b"1"
+_OLDEST: Final = (6, 2)
+
+
+class RedisStore:
+    """A Store in Redis. Made by `open`."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        name: str,
+        where: str,
+        owner: str,
+        clock: Callable[[], float] | None,
+        sweep_every: float,
+    ) -> None:
+        self._redis = redis
+        self._where = where
+        self._owner = owner
+        self._tag = f"{{pilotlight:{name}}}".encode()
+        self._clock = clock
+        self._sweep_every = sweep_every
+        self._get = redis.register_script(scripts.GET)
+        self._scan = redis.register_script(scripts.SCAN)
+        self._write = redis.register_script(scripts.WRITE)
+        self._swept = redis.register_script(scripts.SWEEP)
+        self._claimed = redis.register_script(scripts.CLAIMED)
+        self._given_up = redis.register_script(scripts.GIVEN_UP)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        name: str,
+        *,
+        owner: str = "",
+        clock: Callable[[], float] | None = None,
+        sweep_every: float = 10.0,
+    ) -> Self:
+        """Open the store of that name in the Redis at url: redis://, rediss:// (TLS) or unix://.
+
+        Where an `owner` is named nobody but that one writes until it is closed: others are refused when they
+        open it, and an owner who has lost it meanwhile can't write any more. `clock` replaces Redis' time
+        (seconds since the epoch); `sweep_every` is how often expired entries are deleted, in seconds (nobody
+        sees them any more once they have expired). Raises Problem `unavailable` where Redis is not there,
+        refuses, is too old, or holds what a newer version has written; `conflict` where it belongs to another
+        owner.
+        """
+        where = place(url)
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=_WITHIN,
+            # Deadlines are ours (see `_asking`): its own way loses cancellations on Python 3.11
+            socket_timeout=None,
+            socket_connect_timeout=_WITHIN,
+            health_check_interval=_CHECK_AFTER,
+            # A write whose answer is lost may have been made: to make it again is the caller's to decide
+            retry=Retry(NoBackoff(), 0),
+            client_name=f"pilotlight-{name}",
+        )
+        store = cls(Redis.from_pool(pool), name, where, owner, clock, sweep_every)
+        try:
+            await store._check()
+            await store._claim()
+        except BaseException:
+            await store._redis.aclose()
+            raise
+        store._tasks.append(asyncio.create_task(store._sweep_for_ever(), name=f"sweep {name}"))
+        if owner:
+            store._tasks.append(asyncio.create_task(store._claim_for_ever(), name=f"claim {name}"))
+        return store
+
+    async def _check(self) -> None:
+        async with self._asking():
+            server = await self._redis.info("server")
+            text = str(server["redis_version"])
+            if tuple(int(part) for part in text.split(".")[:2]) < _OLDEST:
+                raise Problem(
+                    "unavailable", f"The Redis at {self._where} is {text}. Take 6.2 or a newer one."
+                )
+            schema = self._tag + b":schema"
+            await self._redis.set(schema, _SCHEMA, nx=True)
+            if (found := await self._redis.get(schema)) != _SCHEMA:
+                raise Problem(
+                    "unavailable",
+                    f"What is in the Redis at {self._where} was written by a newer Pilotlight "
+                    f"(schema {found!r}; this one knows {_SCHEMA!r}). Use that version again.",
+                )
+
+    async def _claim(self) -> None:
+        if not self._owner:
+            return
+        async with self._asking():
+            other = await self._claimed([self._tag + b":owner"], [self._owner, _CLAIM])
+        if other is not None:
+            raise self._taken(other)
+
+    async def _claim_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_CLAIM / 3)
+            try:
+                await self._claim()
+            except Problem as problem:
+                _log.error("%s", problem.detail)
+
+    def _taken(self, other: bytes) -> Problem:
+        return Problem(
+            "conflict",
+            f"The Redis at {self._where} is in use by another platform ({other.decode(errors='replace')}). "
+            f"Stop that one and wait {_CLAIM} s, or name another database with --store.",
+        )
+
+    async def weakness(self) -> str:
+        """Tell why Redis may lose what it has acknowledged; empty where it keeps it."""
+        try:
+            async with self._asking():
+                found = await self._redis.config_get("appendonly", "appendfsync", "maxmemory-policy")
+        except Problem as problem:
+            return f"The settings of the Redis at {self._where} can't be read: {problem.detail}"
+        if found.get("appendonly") != "yes":
+            return f"The Redis at {self._where} keeps no log of what is written (appendonly no)."
+        if found.get("maxmemory-policy", "noeviction") != "noeviction":
+            return (
+                f"The Redis at {self._where} drops what it has no memory for "
+                f"(maxmemory-policy {found['maxmemory-policy']})."
+            )
+        if found.get("appendfsync") != "always":
+            return (
+                f"The Redis at {self._where} loses up to a second of writes in a power cut "
+                f"(appendfsync {found.get('appendfsync')})."
+            )
+        return ""
+
+    async def get(self, space: str, key: str) -> Entry | None:
+        """Return the entry, or None where there is none or it has expired. Raises Problem `unavailable`."""
+        async with self._asking():
+            packed = await self._get([self._values(space)], [self._now(), key.encode()])
+        return None if packed is None else _entry(key, packed)
+
+    async def scan(self, space: str, prefix: str = "", after: str = "", limit: int = 100) -> list[Entry]:
+        """Return up to `limit` entries whose keys start with prefix and are greater than after, in order.
+
+        Raises Problem `unavailable`.
+        """
+        first = b"[" + prefix.encode() if prefix > after else b"(" + after.encode()
+        end = after_prefix(prefix)
+        last = b"+" if end is None else b"(" + end.encode()
+        names = [self._order(space), self._values(space)]
+        entries: list[Entry] = []
+        while (wanted := limit - len(entries)) > 0:
+            async with self._asking():
+                found, resume = await self._scan(names, [self._now(), first, last, wanted, _EXAMINED])
+            entries += (
+                _entry(key.decode(), packed) for key, packed in zip(found[::2], found[1::2], strict=True)
+            )
+            if resume is None:
+                break
+            first = b"(" + resume
+        return entries
+
+    async def write(self, writes: Sequence[Write]) -> list[int]:
+        """Make all changes or none; return the new versions (ABSENT for deletions).
+
+        How durable that is, Redis' own settings say: see `weakness`. A later write of the same call sees the
+        earlier ones. Raises Conflict, and Problem `unavailable`: the changes may have been made all the same
+        where the answer was lost.
+        """
+        if not writes:
+            self._check_open()
+            return []
+        names = [self._tag + part for part in (b":counter", b":expiring", b":owner")]
+        places: dict[str, int] = {}
+        arguments: list[Any] = [self._now(), self._owner, _CLAIM]
+        for write in writes:
+            if write.space not in places:
+                places[write.space] = len(names) + 1  # Lua counts from 1
+                names += (self._order(write.space), self._values(write.space))
+            arguments += (
+                places[write.space],
+                write.key.encode(),
+                write.value or b"",
+                0 if write.value is None else 1,
+                "" if write.expect is None else write.expect,
+                "" if write.ttl is None else repr(write.ttl),
+            )
+        async with self._asking():
+            outcome, *rest = await self._write(names, arguments)
+        if outcome == b"lost":
+            raise self._taken(rest[0])
+        if outcome == b"conflict":
+            raise Conflict(*rest)
+        return [int(version) for version in rest[0]]
+
+    async def drop(self, space: str) -> None:
+        """Delete everything in a space. Raises Problem `unavailable`."""
+        async with self._asking():
+            await self._redis.unlink(self._order(space), self._values(space))
+
+    async def close(self) -> None:
+        """End what was begun, and the connections. Closing twice does nothing."""
+        if self._closed:
+            return
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            if self._owner:
+                async with self._asking():
+                    await self._given_up([self._tag + b":owner"], [self._owner])
+        except Problem as problem:  # it ends by itself
+            _log.warning("%s", problem.detail)
+        self._closed = True
+        await self._redis.aclose()
+
+    def _now(self) -> str:
+        return "" if self._clock is None else repr(self._clock())
+
+    def _order(self, space: str) -> bytes:
+        return self._tag + b":order:" + space.encode()
+
+    def _values(self, space: str) -> bytes:
+        return self._tag + b":values:" + space.encode()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Problem("unavailable", "The store is closed; the platform is stopping.")
+
+    @contextlib.asynccontextmanager
+    async def _asking(self) -> AsyncIterator[None]:
+        """Bound the wait, and turn what goes wrong into words that name the remedy. Raises Problem."""
+        self._check_open()
+        try:
+            async with asyncio.timeout(_WITHIN):
+                yield
+        except TimeoutError as error:
+            raise _problem(exceptions.TimeoutError(f"no answer in {_WITHIN:g} s"), self._where) from error
+        except exceptions.RedisError as error:
+            raise _problem(error, self._where) from error
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            more = False
+            try:
+                more = await self.sweep()
+            except Problem as problem:
+                _log.warning("%s", problem.detail)
+            await asyncio.sleep(0 if more else self._sweep_every)
+
+    async def sweep(self) -> bool:
+        """Delete some expired entries; tell whether there may be more. Raises Problem `unavailable`."""
+        expiring = self._tag + b":expiring"
+        async with self._asking():
+            now = (await self._redis.time())[0] if self._clock is None else self._clock()
+            marks: list[Any] = await self._redis.zrangebyscore(expiring, "-inf", now, 0, _SWEEP_BATCH)
+            by_order: dict[bytes, list[bytes]] = {}
+            for mark in marks:
+                (length,) = struct.unpack_from(">I", mark)
+                by_order.setdefault(mark[4 : 4 + length], []).append(mark)
+            for order, its in by_order.items():
+                values = order.replace(b":order:", b":values:", 1)
+                await self._swept([expiring, order, values], [self._now(), *its])
+        return len(marks) == _SWEEP_BATCH
+
+
+def place(url: str) -> str:
+    """Return where a Redis is, as it may be shown: without user and password."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return parts.path
+    return f"{parts.hostname}:{parts.port or 6379}{parts.path}"
+
+
+def _entry(key: str, packed: bytes) -> Entry:
+    version, expires = _HEAD.unpack_from(packed)
+    return Entry(key, packed[_HEAD.size :], version, expires or None)
+
+
+def _problem(error: exceptions.RedisError, where: str) -> Problem:
+    """Turn what Redis or the way to it says into words that name the remedy."""
+    text = str(error)
+    if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError):
+        remedy = "It refuses us. Give user and password in the URL; the user needs ~* and +@all."
+    elif isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError):
+        return Problem(
+            "unavailable",
+            f"The Redis at {where} does not answer; what was to be written may have been written. "
+            f"Start it, or wait. ({text})",
+            retry_after=1,
+        )
+    elif "OOM" in text:
+        remedy = "It is full. Raise its maxmemory, or delete something; nothing of this change was kept."
+    elif "READONLY" in text or "MASTERDOWN" in text or "LOADING" in text:
+        remedy = "It is a replica, or just starting. Wait, or name the one that takes writes."
+    elif "MISCONF" in text or "NOREPLICAS" in text:
+        remedy = "It does not take writes as its disk or its replicas fail; see its log."
+    else:
+        return Problem("internal", f"The Redis at {where}: {text}")
+    return Problem("unavailable", f"The Redis at {where}: {remedy} ({text})", retry_after=1)

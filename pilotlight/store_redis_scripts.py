@@ -1,0 +1,146 @@
+"""What `store_redis.py` has Redis do in one step each, in Lua.
+
+Mostly, ARGV[1] is the time that replaces Redis' own, or empty. A value is packed behind its version (8 bytes)
+and its end (a double; 0 for never).
+"""
+
+from typing import Final
+
+_NOW: Final = """
+local now = tonumber(ARGV[1])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] + time[2] / 1000000
+end
+local function alive(packed)
+  if not packed then return false end
+  local _, expires = struct.unpack('>i8d', packed)
+  return expires == 0 or expires > now
+end
+"""
+
+GET: Final = (
+    _NOW
+    + """
+local packed = redis.call('HGET', KEYS[1], ARGV[2])
+return alive(packed) and packed or false
+"""
+)
+
+# Answers what it has found, and the key behind which to go on where it has not seen all
+SCAN: Final = (
+    _NOW
+    + """
+local limit, examined = tonumber(ARGV[4]), tonumber(ARGV[5])
+local members = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[2], ARGV[3], 'LIMIT', 0, math.min(examined, limit))
+local found = {}
+for _, member in ipairs(members) do
+  local packed = redis.call('HGET', KEYS[2], member)
+  if alive(packed) then
+    found[#found + 1] = member
+    found[#found + 1] = packed
+  end
+end
+local resume = false
+if #members == math.min(examined, limit) then resume = members[#members] end
+return {found, resume}
+"""
+)
+
+# The owner's claim is made, renewed, or found to be another's
+_OWN: Final = """
+local function owned(key, owner, seconds)
+  if owner == '' then return true end
+  local found = redis.call('GET', key)
+  if found and found ~= owner then return false end
+  redis.call('SET', key, owner, 'EX', seconds)
+  return true
+end
+"""
+
+CLAIMED: Final = (
+    _OWN
+    + """
+if owned(KEYS[1], ARGV[1], ARGV[2]) then return false end
+return redis.call('GET', KEYS[1])
+"""
+)
+
+GIVEN_UP: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+
+# First all is judged, each write as those before it would leave things; only then anything is changed
+WRITE: Final = (
+    _NOW
+    + _OWN
+    + """
+if not owned(KEYS[3], ARGV[2], ARGV[3]) then
+  return {'lost', redis.call('GET', KEYS[3])}
+end
+local counter, expiring = KEYS[1], KEYS[2]
+local last = tonumber(redis.call('GET', counter) or '0')
+local next, standing, versions = last, {}, {}
+local count = (#ARGV - 3) / 6
+for i = 0, count - 1 do
+  local at = 4 + i * 6
+  local place, key, kept, expect = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 3], ARGV[at + 4]
+  local name = place .. ':' .. key
+  local found = standing[name]
+  if not found then
+    local packed = redis.call('HGET', KEYS[place + 1], key)
+    found = 0
+    if alive(packed) then found = struct.unpack('>i8', packed) end
+  end
+  if expect ~= '' and tonumber(expect) ~= found then
+    return {'conflict', i, found}
+  end
+  if kept == '1' then
+    next = next + 1
+    standing[name] = next
+    versions[i + 1] = next
+  else
+    standing[name] = 0
+    versions[i + 1] = 0
+  end
+end
+for i = 0, count - 1 do
+  local at = 4 + i * 6
+  local place, key, ttl = tonumber(ARGV[at]), ARGV[at + 1], tonumber(ARGV[at + 5])
+  local order, values = KEYS[place], KEYS[place + 1]
+  local mark = struct.pack('>I4', #order) .. order .. key
+  redis.call('ZREM', expiring, mark)
+  if versions[i + 1] == 0 then
+    redis.call('ZREM', order, key)
+    redis.call('HDEL', values, key)
+  else
+    local expires = 0
+    if ttl then
+      expires = now + ttl
+      redis.call('ZADD', expiring, string.format('%.17g', expires), mark)
+    end
+    redis.call('ZADD', order, 0, key)
+    redis.call('HSET', values, key, struct.pack('>i8d', versions[i + 1], expires) .. ARGV[at + 2])
+  end
+end
+if next ~= last then redis.call('SET', counter, string.format('%.0f', next)) end
+return {'written', versions}
+"""
+)
+
+SWEEP: Final = (
+    _NOW
+    + """
+local expiring, order, values = KEYS[1], KEYS[2], KEYS[3]
+for i = 2, #ARGV do
+  local mark = ARGV[i]
+  local key = string.sub(mark, 5 + #order)
+  local score = redis.call('ZSCORE', expiring, mark)
+  if score and tonumber(score) <= now then
+    redis.call('ZREM', expiring, mark)
+    if not alive(redis.call('HGET', values, key)) then
+      redis.call('ZREM', order, key)
+      redis.call('HDEL', values, key)
+    end
+  end
+end
+"""
+)

@@ -1,0 +1,38 @@
+"""Which store is opened, by the setting `store`."""
+
+import os
+import platform
+from pathlib import Path
+
+from pilotlight.datafolder import DataFolder
+from pilotlight.store import Store
+from pilotlight.store_sqlite import SqliteStore
+
+
+async def registry(setting: str, data: DataFolder) -> Store:
+    """Open the store of the registry, which one platform at a time uses. Raises Problem."""
+    owner = f"{platform.node()}:{data.root}, {_identity(data)}"
+    return await _open(setting, data.registry, "registry", owner)
+
+
+async def documents(setting: str, data: DataFolder) -> Store:
+    """Open the store of the documents. Raises Problem."""
+    return await _open(setting, data.documents / "documents.db", "documents", "")
+
+
+async def _open(setting: str, path: Path, name: str, owner: str) -> Store:
+    if setting == "sqlite":
+        return await SqliteStore.open(path)
+    from pilotlight.store_redis import RedisStore  # it takes a while to import, and not everybody has one
+
+    return await RedisStore.open(setting, name, owner=owner)
+
+
+def _identity(data: DataFolder) -> str:
+    """Return what tells this data folder from a like-named one elsewhere; it is made once."""
+    path = data.root / "id"
+    if not path.exists():
+        fresh = path.with_name("id.new")
+        fresh.write_text(os.urandom(8).hex())
+        fresh.replace(path)
+    return path.read_text()
