@@ -80,6 +80,16 @@ HOLDING = {
 }
 
 
+# Takes five milliseconds of processor time, or waits for twenty of something else
+COMPUTING = {
+    "handler.py": (
+        "import time\n\n\ndef handle(request):\n    end = time.thread_time() + 0.005\n"
+        "    while time.thread_time() < end:\n        pass\n    return 'done'\n"
+    )
+}
+WAITING = {"handler.py": "import time\n\n\ndef handle(request):\n    time.sleep(0.02)\n    return 'done'\n"}
+
+
 @dataclass(frozen=True)
 class Language:
     """An interpreter of this machine: of which runtime, and by what name a manifest asks for it."""

@@ -7,14 +7,17 @@ import multiprocessing
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 import uvloop
 
 _PR_SET_PDEATHSIG = 1
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Address = tuple[str, int] | str
 """A host and a port, or the path of a Unix socket."""
@@ -221,6 +224,10 @@ class Client:
 
     def __init__(self, process: ProcessPoolExecutor) -> None:
         self._process = process
+
+    def begin(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Begin some other load, a function of a module, and return at once."""
+        return self._process.submit(work, *args, **kwargs)
 
     def saturate(self, address: Address, path: str, connections: int, seconds: float) -> list[float]:
         """See the function of that name."""

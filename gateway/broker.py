@@ -11,6 +11,7 @@ of a new lease for that moment; the shim queues past its concurrency.
 import asyncio
 import contextlib
 import logging
+import math
 
 from function_service.contract import Invocations, Lease, Route, RouteTable
 from gateway.leases import FunctionLeases, HeldLease, State, Waiter
@@ -30,9 +31,14 @@ _MAY_PASS = frozenset({"no-capacity", "unavailable", "overloaded"})
 class Broker:
     """Hands out slots of leases, one function at a time."""
 
-    def __init__(self, invocations: Invocations, queue_limit: int) -> None:
+    def __init__(self, invocations: Invocations, queue_limit: int, queue_wait: float = math.inf) -> None:
+        """Let `queue_limit` calls wait for each function, if they need not wait longer than `queue_wait`.
+
+        The wait is in seconds, and what is expected of the pace at which others get their slots.
+        """
         self._invocations = invocations
         self._queue_limit = queue_limit
+        self._queue_wait = queue_wait
         self._functions: dict[str, FunctionLeases] = {}
         self._leases: dict[str, HeldLease] = {}
         self._generation = 0
@@ -50,23 +56,34 @@ class Broker:
 
     def queue(self, route: Route) -> Waiter:
         """Join the function's queue. Raises Problem `overloaded` where it is full."""
+        if (problem := self.refusal(route)) is not None:
+            raise problem
         function = self._functions.get(route.function)
         if function is None:
             function = self._functions[route.function] = FunctionLeases(route)
-        if len(function.waiters) >= self._queue_limit:
-            raise Problem(
-                "overloaded",
-                f"{len(function.waiters)} calls wait for {route.function!r} already, on {len(function.open)} "
-                f"instances of at most {route.max_instances}. Try later; max_instances or concurrency in the "
-                "manifest, or --queue of the platform, raise the limit.",
-                retry_after=1,
-            )
         if self._stopping and self._away:
             raise _going()
-        waiter = Waiter(function)
-        function.waiters.append(waiter)
+        waiter = function.queue()
         self._ask(function)
         return waiter
+
+    def refusal(self, route: Route) -> Problem | None:
+        """Return why a call may not wait for a slot, or None where it may."""
+        function = self._functions.get(route.function)
+        if function is None or not function.waiters:
+            return None
+        waiting = len(function.waiters)
+        longest = function.longest_queue(self._queue_wait)
+        if waiting < self._queue_limit and (longest is None or waiting < longest):
+            return None
+        flag = "--queue" if waiting >= self._queue_limit else "--queue-wait"
+        return Problem(
+            "overloaded",
+            f"{waiting} calls wait for {route.function!r} already, on {len(function.open)} instances of at "
+            f"most {route.max_instances}. Try later; max_instances or concurrency in the manifest, or {flag} "
+            "of the platform, raise the limit.",
+            retry_after=1,
+        )
 
     async def slot(self, waiter: Waiter) -> HeldLease:
         """Wait for the slot. The caller bounds the wait, and gives the slot back.

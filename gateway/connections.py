@@ -88,6 +88,12 @@ class CallerConnection(RequestHandler):
             if not keep_alive:
                 self.transport.close()
 
+    def reply(self, data: bytes) -> None:
+        """Write the answer to a request that nobody has begun."""
+        self._next_keepalive_close_time = self._loop.time() + _IDLE
+        if self.transport is not None:
+            self.transport.write(data)
+
     def hand_over(self, call: QuickCall) -> None:
         """Let aiohttp know of the call; its handler goes on with it."""
         self.begun, self.handed = None, call

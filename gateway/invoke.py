@@ -22,6 +22,7 @@ from gateway.forward import BrokenOff, Connection, Malformed, TooLarge, connect
 from gateway.identity import identify, lines
 from gateway.leases import HeldLease
 from gateway.meter import Meter
+from gateway.refusals import Refusals
 from gateway.replies import fault, problem_response
 from gateway.reports import Reports
 from gateway.routing import Routes
@@ -46,6 +47,7 @@ class Calls:
         broker: Broker,
         meter: Meter,
         reports: Reports,
+        refusals: Refusals,
         max_body: int,
     ) -> None:
         self._routes = routes
@@ -53,6 +55,7 @@ class Calls:
         self._broker = broker
         self._meter = meter
         self._reports = reports
+        self._refusals = refusals
         self._max_body = max_body
         self.closing = False  # from then on, connections are not kept alive
 
@@ -209,8 +212,7 @@ class Calls:
         if call.head_sent:
             self.ended(call, call.status, problem)
             return break_off(request)
-        self._meter.refusal(problem.kind)
-        self.ended(call, problem.status, problem)
+        self.refused(call, problem)
         response = problem_response(problem, call.failure_headers())
         unread = call.upload is None or call.upload.unread  # the caller may be about to send its body, or not
         if self.closing or problem.kind == "upgrade-refused" or (unread and "Expect" in request.headers):
@@ -263,6 +265,11 @@ class Calls:
             f"manifest, or see `pilotlight logs {name}`.",
         )
 
+    def refused(self, call: Call, problem: Problem) -> None:
+        """Count, report and log a call that is answered by a problem."""
+        self._meter.refusal(problem.kind)
+        self.ended(call, problem.status, problem)
+
     def ended(self, call: Call, status: int, problem: Problem | None) -> None:
         """Count, report and log a call."""
         duration = time.perf_counter() - call.arrived
@@ -270,6 +277,9 @@ class Calls:
         start = "none" if held is None else "cold" if call.cold else "warm"
         if route is not None:
             self._meter.call(route.function, status, start, duration)
+            turned_away = problem is not None and problem.kind == "overloaded" and held is None
+            if turned_away and not self._refusals.singly(route.function):
+                return
         if route is not None and call.admitted:  # strangers fill no function's memory of its calls
             self._reports.add(
                 Usage(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from function_service.contract import Lease, Route
 from gateway.forward import Connection
+from gateway.pace import Pace, longest_queue
 from pilotlight import sockets
 from pilotlight.problems import Problem
 
@@ -129,6 +130,7 @@ class FunctionLeases:
         self.acquires: list[asyncio.Task[None]] = []  # under way, the latest last
         self.trouble: Problem | None = None  # why no instance can be had at present
         self.retry: asyncio.TimerHandle | None = None  # until then nothing is asked for
+        self._pace = Pace()
 
     def __repr__(self) -> str:
         return (
@@ -151,6 +153,31 @@ class FunctionLeases:
             under_way=len(self.acquires),
             held=len(self.open),
             max_instances=self.route.max_instances,
+        )
+
+    def queue(self) -> Waiter:
+        """Let a call wait behind the others."""
+        if not self.waiters:
+            self._pace.forget()
+        waiter = Waiter(self)
+        self.waiters.append(waiter)
+        return waiter
+
+    def longest_queue(self, wait: float) -> int | None:
+        """Return how many calls may wait so that the last one need not wait longer than `wait` seconds.
+
+        None as long as nothing is known of how quickly they get their slots. Instances that are being started
+        are expected to be as quick as those that there are.
+        """
+        interval = self._pace.interval(asyncio.get_running_loop().time())
+        if interval is None or not self.open:
+            return None
+        instances = len(self.open) + len(self.acquires)
+        return longest_queue(
+            interval * len(self.open) / instances,
+            slots=instances * self.route.concurrency,
+            wait=wait,
+            timeout=self.route.timeout,
         )
 
     def surplus(self) -> list[asyncio.Task[None]]:
@@ -176,14 +203,14 @@ class FunctionLeases:
         while not held.full and (waiter := self._next_waiter()) is not None:
             held.busy += 1
             waiter.cold = held.lease.cold
-            waiter.handed.set_result(held)
+            self._hand(waiter, held)
         if not held.full:
             self.free.append(held)
 
     def give_back(self, held: HeldLease) -> bool:
         """Give a slot back; who waits longest gets it. Return whether the lease is idle now."""
         if held.state is State.OPEN and (waiter := self._next_waiter()) is not None:
-            waiter.handed.set_result(held)
+            self._hand(waiter, held)
             return False
         if held.state is State.OPEN and held.full:
             self.free.append(held)
@@ -212,6 +239,10 @@ class FunctionLeases:
         self.open.discard(held)
         if held in self.free:
             self.free.remove(held)
+
+    def _hand(self, waiter: Waiter, held: HeldLease) -> None:
+        self._pace.handed(asyncio.get_running_loop().time())
+        waiter.handed.set_result(held)
 
     def _next_waiter(self) -> Waiter | None:
         while self.waiters:

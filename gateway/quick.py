@@ -12,15 +12,17 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from function_service.contract import Route
 from gateway import admission, headers
 from gateway.broker import Broker
-from gateway.call import QuickCall
+from gateway.call import Call, QuickCall
 from gateway.exchange import whole_answer
 from gateway.forward import Connection
 from gateway.glance import Plain, read
 from gateway.identity import identify, lines
 from gateway.invoke import Calls
 from gateway.leases import HeldLease
+from gateway.replies import problem_message
 from gateway.routing import Routes
 from pilotlight.problems import Problem
 
@@ -80,18 +82,18 @@ class Quick:
             admission.admit(route, plain.authorization, plain.table.keys, inside=caller.origin.inside)
         except Problem:
             return False  # it is refused on the long way
+        target = rest or b"/"
+        if not target.startswith(b"/"):
+            target = b"/" + target
         slot = self._broker.take(route)
         if slot is None:
-            return False
+            return method != b"HEAD" and self._refuse(caller, method, target, route, plain)
         connection = slot.connection()
         if connection is None:
             self._broker.give_back(slot)
             return False
         identity = identify(plain.request_id, plain.traceparent)
         call = QuickCall(method.decode(), identity, plain.caller, self, caller, data, route, slot, connection)
-        target = rest or b"/"
-        if not target.startswith(b"/"):
-            target = b"/" + target
         call.target = target.decode()
         caller.begins(call)
         self._under_way[call] = None
@@ -104,6 +106,19 @@ class Quick:
             data[len(data) - plain.length :],
         )  # fmt: skip
         connection.send(b"".join(message), whole=True)
+        return True
+
+    def _refuse(
+        self, caller: "CallerConnection", method: bytes, target: bytes, route: Route, plain: Plain
+    ) -> bool:
+        """Refuse a call if it may not even wait. In a flood most of them are, so it has to cost little."""
+        problem = self._broker.refusal(route)
+        if problem is None:
+            return False
+        call = Call(method.decode(), identify(plain.request_id, plain.traceparent), plain.caller)
+        call.route, call.target, call.admitted = route, target.decode(), True
+        caller.reply(problem_message(problem, call.request_id))
+        self._calls.refused(call, problem)
         return True
 
     def woken(self, call: QuickCall) -> None:

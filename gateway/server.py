@@ -26,6 +26,7 @@ from gateway.invoke import Calls
 from gateway.ledger import Ledger
 from gateway.meter import Meter
 from gateway.quick import Quick
+from gateway.refusals import Refusals
 from gateway.relay import Relay
 from gateway.replies import problem_response
 from gateway.reports import Reports
@@ -63,7 +64,7 @@ async def serve(
     client = FunctionServiceClient.connect(data)
     routes = Routes()
     gateways = 1 if number is None else settings.gateways
-    broker = Broker(client.invocations, math.ceil(settings.queue / gateways))
+    broker = Broker(client.invocations, math.ceil(settings.queue / gateways), settings.queue_wait)
     client.connection.on_orphan["Invocations.acquire"] = broker.orphaned
     ledger = Ledger(data.run, number or 1, gateways)
     meter = Meter(broker.queues, broker.counts, lambda: routes.table.routes if routes.table else None, ledger)
@@ -83,7 +84,8 @@ async def serve(
         builder=builder,
         data=documents,
     )
-    calls = Calls(routes, doorkeeper, broker, meter, reports, settings.max_body)
+    refusals = Refusals()
+    calls = Calls(routes, doorkeeper, broker, meter, reports, refusals, settings.max_body)
     runner = web.AppRunner(platform.application(), handler_cancellation=True, access_log=None)
     await runner.setup()
     quick = Quick(routes, broker, calls, settings.max_body)
@@ -116,6 +118,7 @@ async def serve(
         if follower.connected:  # else there is nobody to wait for who would take them
             await reports.flush()
     finally:
+        refusals.close()
         await broker.close(_GIVE_BACK)
         await runner.cleanup()
         await client.close()

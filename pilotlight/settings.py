@@ -36,6 +36,11 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[match[2]]
 
 
+def _seconds(text: str) -> float:
+    """Parse a duration; a bare number of seconds is how a service is told of it."""
+    return parse_duration(text if text[-1:].isalpha() else f"{text}s")
+
+
 def _port(text: str) -> int:
     if not text.isdecimal() or not 0 <= int(text) <= 65535:
         raise ValueError(f"{text!r} is not a port; use 0 to 65535 (0: any free one)")
@@ -163,6 +168,11 @@ class Settings:
         "what the snapshots of functions with slow imports may take together, such as 1GB; 0 for none",
     )
     queue: int = _setting(1000, _count, "how many calls may wait for one function")
+    queue_wait: float = _setting(
+        0.5,
+        _seconds,
+        "how long a call may have to wait for a function by the pace of the others, such as 500ms or 5s",
+    )
     gateways: int = _setting(1, _count, "how many gateway processes share the port")
 
     @classmethod

@@ -97,6 +97,16 @@ def test_many_functions_beside_few(tmp_path):
     assert found["a push, for each function"].median.value > 0
 
 
+def test_a_flood_beside_the_peak_and_beside_a_neighbour(tmp_path):
+    bench("overload", "--quick", "--rounds", "1", "--json", str(tmp_path / "json"))
+    found = figures(tmp_path / "json")
+    for function in ("computing", "waiting"):
+        assert found[f"{function}: answered, flooded"].baseline == f"{function}: answered, at its peak"
+        assert found[f"{function}: in time"].median.value > 0
+    assert found["neighbour's call, beside a flooded one"].ratio
+    assert found["neighbour's calls, alone"].median.value > 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_a_bench_that_is_ended_leaves_no_platform(number, tmp_path):
     command = [sys.executable, "-P", "-m", "cli.main", "bench", "burst", "--instances", "2"]

@@ -129,8 +129,10 @@ def pytest_asyncio_loop_factories(config, item):
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(data=tmp_path / "data", port=0, max_body=1 << 20, queue=1000)
+def settings(tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+    """The settings of the gateway; a test may be parametrised with another length of the queue."""
+    queue = getattr(request, "param", 1000)
+    return Settings(data=tmp_path / "data", port=0, max_body=1 << 20, queue=queue)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 
 import pytest
 
@@ -9,7 +10,7 @@ from function_service.contract import Access
 from gateway import quick
 from gateway.invoke import Calls
 from tests.fakes.instances import Exchange, closes_kept_alive
-from tests.integration.gateway.conftest import Rack
+from tests.integration.gateway.conftest import Rack, problem
 
 
 class Caller:
@@ -371,3 +372,61 @@ async def test_shutdown_waits_for_the_answer_and_closes_the_connection(rack: Rac
     assert (status, body) == (200, b"/last")
     assert await caller.reader.read() == b"", head
     await rack.stop()
+
+
+@pytest.mark.parametrize("settings", [20], indirect=True)
+async def test_calls_that_may_not_wait_are_refused_without_the_long_way(
+    rack: Rack, caller, long_way, caplog
+) -> None:
+    caplog.set_level("INFO")
+    open_ = asyncio.Event()
+
+    async def slow(exchange: Exchange) -> None:
+        await exchange.body()
+        if not exchange.target.startswith("/first"):
+            await open_.wait()
+        await exchange.reply(200, b"done")
+
+    await rack.deploy("f", slow, max_instances=1)
+    assert (await caller.call("/first"))[0] == 200
+    waiting = [asyncio.create_task(rack.get("/function/f/wait").__aenter__()) for _ in range(21)]
+    async with asyncio.timeout(10):
+        while True:
+            async with rack.get("/metrics") as metrics:
+                if 'pilotlight_queue_length{function="f"} 20.0' in await metrics.text():
+                    break
+    del long_way[:]
+    heads = []
+    for number in range(30):
+        status, head, body = await caller.call("/x?y", b"body", "POST", f"X-Request-Id: call-{number}")
+        assert (status, json.loads(body)["type"]) == (429, "urn:pilotlight:problem:overloaded")
+        heads.append(dict(line.split(": ", 1) for line in head.split("\r\n")[1:-2]))
+    assert long_way == [], "none of them took aiohttp's time"
+    assert [head["X-Request-Id"] for head in heads] == [f"call-{number}" for number in range(30)]
+    assert {(head["Retry-After"], head["Pilotlight-Error"], head["Server"]) for head in heads} == {
+        ("1", "overloaded", "Pilotlight")
+    }
+    status, _, _ = await caller.call("/x", b"", "HEAD")
+    assert (status, long_way) == (429, ["/function/f/x"]), "HEAD has a body to leave out"
+    async with rack.http.post(
+        rack.url("/function/f/x"), data=b"x", headers={"Expect": "100-continue"}
+    ) as answer:
+        long_document = await problem(answer, "overloaded")
+        named = {name.lower() for name in answer.headers} - {"connection"}
+    assert long_document == json.loads(body)
+    assert named == {name.lower() for name in heads[0]}, "both ways say the same"
+    open_.set()
+    for answer in await asyncio.gather(*waiting):
+        assert answer.status == 200
+        answer.release()
+    assert (await caller.call("/first"))[0] == 200
+    async with rack.get("/metrics") as metrics:
+        text = await metrics.text()
+    assert 'pilotlight_refusals_total{kind="overloaded"} 32.0' in text
+    assert 'pilotlight_calls_total{function="f",start="none",status="429"} 32.0' in text
+    await rack.service.until(lambda: len(rack.service.usage) >= 23)
+    told = [call for call in rack.service.usage if call.problem == "overloaded"]
+    assert 10 <= len(told) < 32
+    assert told[0].request_id == "call-0"
+    assert told[0].path == "/x"
+    await rack.service.until(lambda: "action=calls-refused function=f" in caplog.text)
