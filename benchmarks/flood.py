@@ -155,11 +155,12 @@ class Seen:
     status: int
 
 
-async def _watch(address: tuple[str, int], path: str, every: float, until: float) -> list[Seen]:
+async def _watch(address: tuple[str, int], path: str, every: float, seconds: float) -> list[Seen]:
     seen: list[Seen] = []
     reader, writer = await asyncio.open_connection(*address)
     try:
-        while (now := time.monotonic()) < until:
+        ends = time.monotonic() + seconds
+        while (now := time.monotonic()) < ends:
             async with asyncio.timeout(_WITHIN):
                 writer.write(request(path))
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -195,6 +196,6 @@ def flood(address: tuple[str, int], path: str, rate: float, seconds: float) -> F
     return uvloop.run(_flood(address, path, rate, seconds))
 
 
-def watch(address: tuple[str, int], path: str, every: float, until: float) -> list[Seen]:
-    """Call every so many seconds until a moment of CLOCK_MONOTONIC, one call at a time."""
-    return uvloop.run(_watch(address, path, every, until))
+def watch(address: tuple[str, int], path: str, every: float, seconds: float) -> list[Seen]:
+    """Call again and again for some seconds, one call at a time, `every` so many seconds."""
+    return uvloop.run(_watch(address, path, every, seconds))

@@ -7,7 +7,6 @@ the platform; what a load takes of them is told, and left out of one of the rati
 
 import argparse
 import os
-import time
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
@@ -117,14 +116,12 @@ def _rise(target: Platform, crowd: Client, shape: _Shape, seconds: float, *, qui
 def _round(
     target: Platform, crowd: Client, guest: Client, shape: _Shape, seconds: float, *, counts: bool
 ) -> None:
-    before = guest.begin(flood.watch, target.address, shape.path, _EVERY, time.monotonic() + seconds).result()
+    before = guest.begin(flood.watch, target.address, shape.path, _EVERY, seconds).result()
     usual = 2 * stats.percentile([each.took for each in before], 0.95)
     peak = crowd.begin(flood.closed, target.address, shape.path, shape.connections, seconds).result()
     rate = _TIMES * len(peak.times) / seconds
     flooding = crowd.begin(flood.flood, target.address, shape.path, rate, seconds)
-    looking = guest.begin(
-        flood.watch, target.address, shape.path, _EVERY, time.monotonic() + seconds + _AFTER
-    )
+    looking = guest.begin(flood.watch, target.address, shape.path, _EVERY, seconds + min(_AFTER, 2 * seconds))
     flooded, seen = flooding.result(), looking.result()
     if counts:
         _note(shape, peak, flooded, seconds)
@@ -150,7 +147,7 @@ def _recovery(seen: list[Seen], ended: float, usual: float) -> float:
     for first in range(len(after) - _CALM + 1):
         if all(each.status == 200 and each.took <= usual for each in after[first : first + _CALM]):
             return after[first].at + after[first].took - ended
-    return _AFTER
+    return max(each.at for each in seen) - ended
 
 
 def _figures(run: options.Run, shape: _Shape) -> list[Figure]:
@@ -208,8 +205,7 @@ def _neighbour(
                 others = crowd.begin(flood.flood, target.address, shape.path, rate, both)
             else:
                 others = None
-            until = time.monotonic() + seconds
-            seen = guest.begin(flood.watch, target.address, path, _EVERY / 4, until).result()
+            seen = guest.begin(flood.watch, target.address, path, _EVERY / 4, seconds).result()
             calls = len(guest.saturate(target.address, path, _GUESTS, seconds))
             if others is not None:
                 others.result()

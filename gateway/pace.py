@@ -39,8 +39,9 @@ def longest_queue(interval: float, *, slots: int, wait: float, timeout: float) -
     """Return how many calls may wait where one gets its slot every `interval` seconds.
 
     What the last of them will have to wait is to be at most `wait` seconds; or as long as one call takes,
-    where that is longer, so that behind each of the `slots` one may wait; but no more than half of the timeout,
-    which is for waiting and answering together. With a slot every 5 ms and a wait of a second, 200 may wait.
+    where that is longer, so that behind each of the `slots` one may wait; but no more than half of the
+    timeout, which is for waiting and answering together. With a slot every 5 ms and a wait of a second, 200
+    may wait.
     """
     seconds = min(max(wait, interval * slots), timeout / 2)
     return int(seconds / interval) if interval else 1 << 30
