@@ -65,8 +65,11 @@ class Platform:
                 raise Refused(answer.status, f"{method} {path}: {answer.status} {body.decode()}")
             return body
 
-    def push(self, name: str, files: dict[str, str]) -> float:
-        """Deploy a function by a real push from a real repository; return the seconds that the push took."""
+    def push(self, name: str, files: dict[str, str], *, force: bool = False) -> float:
+        """Deploy a function by a real push from a real repository; return the seconds that the push took.
+
+        `force` is for an app that is there already: its history is another one.
+        """
         with tempfile.TemporaryDirectory() as folder:
             for path, content in files.items():
                 target = Path(folder) / path
@@ -80,7 +83,10 @@ class Platform:
             subprocess.run(remote, check=True, cwd=folder, env=self.environment(), stdout=subprocess.DEVNULL)
             began = time.perf_counter()
             done = subprocess.run(
-                (*git, "push", "pilotlight", "main"), capture_output=True, text=True, check=False
+                (*git, "push", *(("--force",) if force else ()), "pilotlight", "main"),
+                capture_output=True,
+                text=True,
+                check=False,
             )
             if done.returncode:
                 raise RuntimeError(done.stderr)

@@ -26,7 +26,8 @@ class Case:
 class Progress:
     """How far a run is, on stderr: one line that changes on a terminal, else a line now and then."""
 
-    def __init__(self, title: str, total: int) -> None:
+    def __init__(self, title: str, total: int | None) -> None:
+        """`total` is None where it is not known how many steps there will be."""
         self._title = title
         self._total = total
         self._done = 0
@@ -36,11 +37,12 @@ class Progress:
     def step(self, now_at: str) -> None:
         """Tell that one more is done."""
         self._done += 1
-        last = self._done >= self._total
+        last = self._total is not None and self._done >= self._total
         if not last and time.monotonic() < self._next:
             return
         self._next = time.monotonic() + (0.1 if self._live else 10.0)
-        text = f"{self._title}: {self._done} of {self._total} ({now_at})"
+        of = "" if self._total is None else f" of {self._total}"
+        text = f"{self._title}: {self._done}{of} ({now_at})"
         if self._live:
             print(f"\r\x1b[K{'' if last else text}", end="", file=sys.stderr, flush=True)
         else:
