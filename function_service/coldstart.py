@@ -56,7 +56,7 @@ async def run(
     What it prints is kept in `logs`, if any; its last lines are told in any case. `snapshots` is told what
     the start has cost, and whether it was for a call.
     """
-    assignment = _assignment(revision, layers, secrets)
+    assignment = assignment_of(revision, layers, secrets)
     deadline = time.monotonic() + wait
     retries = _RETRIES
     with pool.starting():
@@ -151,7 +151,8 @@ async def _collect(instance: Instance, logs: LogBook | None) -> None:
         reader.close()
 
 
-def _assignment(revision: Revision, layers: LayerStore, secrets: dict[str, str]) -> Assignment:
+def assignment_of(revision: Revision, layers: LayerStore, secrets: dict[str, str]) -> Assignment:
+    """Return what makes an instance of a blank sandbox. Raises Problem `init-failed`."""
     config = revision.config
     missing = [name for name in config.secrets if name not in secrets]
     if missing:

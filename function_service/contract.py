@@ -312,6 +312,29 @@ class Guarantee(Struct, frozen=True, kw_only=True):
     remedy: str = ""
 
 
+class Exit(Struct, frozen=True, tag=True):
+    """How a job or a shell ended: `reason` is empty where its exit code says all."""
+
+    code: int
+    reason: str = ""
+
+
+class Terminal(Struct, frozen=True):
+    """The terminal at which somebody opens a shell."""
+
+    kind: str  # such as "xterm-256color"
+    rows: int
+    columns: int
+
+
+class Opened(Struct, frozen=True, tag=True):
+    """A shell has a sandbox, and waits there for who connects first (see shell_frames.py)."""
+
+    instance: str
+    revision: str
+    socket: str  # path of the Unix socket
+
+
 class Control(Protocol):
     """The operator's door. Names that do not exist raise Problem `not-found` or `unknown-function`.
 
@@ -381,6 +404,18 @@ class Control(Protocol):
         """Import a function once more, in a sandbox of its own, and tell what each module cost, in order.
 
         Raises Problem `invalid-request` for a runtime that can't tell, `init-failed` with what it printed.
+        """
+        ...
+
+    def shell(
+        self, function: str, command: tuple[str, ...], terminal: Terminal | None, by: Actor = PLATFORM
+    ) -> AsyncIterator[Opened | Exit]:
+        """Run a command in a fresh sandbox of the live revision, in place of the function.
+
+        It is confined, and sees code, environment, secrets, data and network, as an instance does; without
+        words it is /bin/sh. Without a terminal it has pipes. Yields Opened, and at last Exit; leaving the
+        stream ends it, and an hour does. Raises Problem `unknown-function`, `init-failed`, `no-capacity`,
+        `invalid-request`.
         """
         ...
 
@@ -463,13 +498,6 @@ class Output(Struct, frozen=True, tag=True):
     """A piece of what a job printed, a whole line without its end."""
 
     line: str
-
-
-class Exit(Struct, frozen=True, tag=True):
-    """How a job ended: `reason` is empty where its exit code says all."""
-
-    code: int
-    reason: str = ""
 
 
 class Builds(Protocol):

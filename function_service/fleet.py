@@ -4,10 +4,11 @@ A cold start is `acquire` → `start` → coldstart.py. What to do when nobody a
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -70,6 +71,7 @@ class Fleet:
         self._starting_for: Counter[tuple[str, Peer | None]] = Counter()  # the same by the gateway that asked
         self._retry_at: dict[str, float] = {}  # revision → when to try again, on the loop's clock
         self._listeners: dict[Peer, Callable[[Event], None]] = {}
+        self._mounted: list[Revision] = []  # by what is no instance
         self._turns = Turns()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._scaler: asyncio.Task[None] | None = None
@@ -258,9 +260,18 @@ class Fleet:
         """List all instances."""
         return list(self._instances.values())
 
+    @contextlib.contextmanager
+    def keeping_layers(self, revision: Revision) -> Iterator[None]:
+        """Count the layers of a revision as in use, for what has them mounted and is no instance."""
+        self._mounted.append(revision)
+        try:
+            yield
+        finally:
+            self._mounted.remove(revision)
+
     def layers_in_use(self) -> set[str]:
         """Return the digests of what instances have mounted, also those that only drain."""
-        revisions = [i.revision for i in self._instances.values()]
+        revisions = [*(i.revision for i in self._instances.values()), *self._mounted]
         return {digest for r in revisions for digest in (r.code, r.dependencies) if digest is not None}
 
     def of(self, function: str) -> list[Instance]:

@@ -28,6 +28,7 @@ from function_service.service import (
     InvocationsDoor,
     collect_garbage,
 )
+from function_service.shells import Shells
 from function_service.snapshots import Snapshots
 from function_service.vault import VaultDoor
 from pilotlight import stores
@@ -111,6 +112,7 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
                     metrics,
                     audit,
                     store,
+                    Shells(engine, registry, fleet, layers, interpreters, audit),
                 ),
                 Vault: VaultDoor(registry, snapshots, invocations, audit),
                 Builds: BuildsDoor(

@@ -25,12 +25,14 @@ from function_service.contract import (
     Layer,
     Lease,
     LogLine,
+    Opened,
     Output,
     Revision,
     Route,
     RouteTable,
     Stages,
     Story,
+    Terminal,
     Usage,
 )
 from function_service.engines.base import Engine
@@ -41,6 +43,7 @@ from function_service.logs import LogBook
 from function_service.metrics import Metrics
 from function_service.pool import Pool
 from function_service.registry import Registry
+from function_service.shells import Shells
 from function_service.snapshots import Snapshots
 from pilotlight import clock, rpc, trees
 from pilotlight.problems import Problem
@@ -158,9 +161,11 @@ class ControlDoor:
         metrics: Metrics,
         audit: AuditLog,
         store: Store,
+        shells: Shells,
     ) -> None:
         self._audit = audit
         self._store = store
+        self._shells = shells
         self._registry = registry
         self._fleet = fleet
         self._logs = logs
@@ -210,6 +215,7 @@ class ControlDoor:
     async def _delete_function(self, function: str) -> bool:
         app_gone = await self._registry.delete(function)
         self._invocations.publish()
+        self._shells.stop(function, "its function was deleted")
         await self._fleet.to_zero(function)
         await self._fleet.last_words(function)
         self._metrics.forget(function)
@@ -217,11 +223,11 @@ class ControlDoor:
         return app_gone
 
     async def instances(self, function: str | None) -> list[InstanceStatus]:
-        """List instances."""
+        """List instances, and after them shells."""
         if function is not None:
             self._registry.live(function)
         chosen = self._fleet.all() if function is None else self._fleet.of(function)
-        return [
+        instances = [
             InstanceStatus(
                 id=i.id,
                 function=i.function,
@@ -238,6 +244,7 @@ class ControlDoor:
             if i.state is not State.ENDED
             for use in [self._engine.use(i.sandbox)]
         ]
+        return instances + self._shells.statuses(function)
 
     async def scale_to_zero(self, function: str, by: Actor = PLATFORM) -> int:
         """End all instances of a function."""
@@ -332,6 +339,12 @@ class ControlDoor:
         runtime = load_all()[interpreter.runtime]
         secrets = self._registry.secrets
         return await imports.trace(revision, runtime, interpreter, self._engine, self._layers, secrets)
+
+    def shell(
+        self, function: str, command: tuple[str, ...], terminal: Terminal | None, by: Actor = PLATFORM
+    ) -> AsyncGenerator[Opened | Exit, None]:
+        """Run a command in a fresh sandbox (see contract)."""
+        return self._shells.run(function, command, terminal, by)
 
     async def metrics(self) -> str:
         """Return the metrics."""

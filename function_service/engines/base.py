@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from function_service.contract import Exit, Guarantee, Job, Output, Stages
+from function_service.contract import Exit, Guarantee, Job, Output, Stages, Terminal
 from runtimes.declaration import Interpreter
 
 
@@ -126,6 +126,22 @@ class Engine(Protocol):
 
     def run(self, job: Job) -> AsyncGenerator[Output | Exit, None]:
         """Run a job in a sandbox of its own; yield what it prints, at last one Exit."""
+        ...
+
+    async def shell(
+        self,
+        interpreter: Interpreter,
+        assignment: Assignment,
+        command: tuple[str, ...],
+        terminal: Terminal | None,
+    ) -> Sandbox:
+        """Make a sandbox in which a command runs in place of the function, and all else is as it would be.
+
+        The first who connects to its `socket` is who it serves, in the frames of shell_frames.py, at a
+        terminal of the sandbox's own, or by pipes. Only then the command is started; the sandbox ends with
+        it, by its exit code, or with the connection. Raises StartError, EOFError as `attach` does, and
+        Problem `no-capacity`.
+        """
         ...
 
     def guarantees(self) -> list[Guarantee]:

@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from function_service.contract import Exit, Guarantee, Job, Output, Stages
+from function_service.contract import Exit, Guarantee, Job, Output, Stages, Terminal
 from function_service.engines.base import Assignment, End, Sandbox, StartError, Untouched, Use
 from pilotlight.ids import short_id
 from runtimes.declaration import Interpreter
@@ -95,6 +95,23 @@ class FakeEngine:
         """Print the command, and succeed."""
         yield Output(" ".join(job.command))
         yield Exit(0)
+
+    async def shell(
+        self,
+        interpreter: Interpreter,
+        assignment: Assignment,
+        command: tuple[str, ...],  # noqa: ARG002
+        terminal: Terminal | None,  # noqa: ARG002
+    ) -> Sandbox:
+        """Make a sandbox with the code in it; it ends when it is told to `die`."""
+        made = await self.make(interpreter, awaited=True)
+        try:
+            await self.attach(made, assignment)
+        except BaseException:
+            await self.destroy(made)
+            os.close(made.output)
+            raise
+        return made
 
     def guarantees(self) -> list[Guarantee]:
         """List what it can't keep: it runs nothing."""

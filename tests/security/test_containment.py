@@ -13,12 +13,14 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from runtimes.declaration import load_all
 from tests.support import service as support
+from tests.support import shells
 from tests.support.attacks import TRY, appeared, deploy_probes, deploy_snapshot, kept, kinds, processes_with
 from tests.support.service import Service
 
@@ -28,12 +30,34 @@ async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     async with support.running(request.param) as running:
         await deploy_probes(running)
         await deploy_snapshot(running, "restored")
-        yield running
+        yield WithShells(running.data, running.client, running.process, running.python)
+
+
+class WithShells(Service):
+    """Has a `shell` to probe besides functions: one of the function `probe`."""
+
+    async def probe(self, name: str, source: str) -> Any:
+        if name != "shell":
+            return await super().probe(name, source)
+        program = (
+            "import json, sys; scope = {}; exec(sys.stdin.read(), scope); print(json.dumps(scope['result']))"
+        )
+        answer, errors, ended = await shells.run(
+            self, "probe", "/usr/bin/python3", "-c", program, typed=source
+        )
+        assert ended.code == 0, errors
+        return json.loads(answer)
 
 
 @pytest.fixture(params=["probe", "native", "restored"])
-def python(request: pytest.FixtureRequest) -> str:
+def function(request: pytest.FixtureRequest) -> str:
     """A function that runs Python: forked from a zygote, a program of its own, forked from a snapshot."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["probe", "native", "restored", "shell"])
+def python(request: pytest.FixtureRequest) -> str:
+    """What runs Python: such a function, or the command of a shell."""
     return str(request.param)
 
 
@@ -88,7 +112,7 @@ async def test_nothing_of_the_host_can_be_read(service: Service, python: str) ->
         *(str(p) for p in (data.admin_key, data.root, data.registry, data.run, data.layers)),
     ]
     found = await service.probe(python, f"{TRY}\nresult = {{p: attempt(look, p) for p in {paths!r}}}")
-    ways = _to_interpreters()
+    ways = _to_interpreters() | ({"/dev/pts": {"ptmx"}} if python == "shell" else {})  # its own terminals
     assert {
         path: what
         for path, what in found.items()
@@ -111,7 +135,21 @@ async def test_the_root_holds_what_a_program_needs_and_no_more(service: Service,
     found = await service.probe(python, source)
     assert (found["/sys"], found["/run"]) == ([], [])
     assert set(found["/dev"]) == {
-        *("fd", "full", "null", "random", "shm", "stderr", "stdin", "stdout", "urandom", "zero")
+        *(
+            "fd",
+            "full",
+            "null",
+            "ptmx",
+            "pts",
+            "random",
+            "shm",
+            "stderr",
+            "stdin",
+            "stdout",
+            "tty",
+            "urandom",
+        ),
+        "zero",
     }
     assert set(found["/etc"]) <= {
         *("alternatives", "group", "hostname", "hosts", "ld.so.cache", "localtime", "mime.types", "mtab"),
@@ -139,7 +177,13 @@ async def test_no_descriptor_leads_to_the_host(service: Service, python: str) ->
         *(k for k in kinds(own) if k.startswith("/proc/")),
     }
     for links in others:
-        assert links == "EACCES" or kinds(eval(links)) <= {*kinds(own), "pipe", "socket", "anon_inode"}
+        assert links == "EACCES" or kinds(eval(links)) <= {
+            *kinds(own),
+            "pipe",
+            "socket",
+            "/dev/null",
+            "anon_inode",
+        }
     # null, twice the output, the event loop and its wake-up, the listener, this connection, the folder
     assert len(own) <= 9
 
@@ -427,9 +471,9 @@ result = [attempt(read, name) for name in ("environ", "cmdline", "comm")]
         assert "PILOTLIGHT_KEY" not in text
 
 
-async def test_killing_everybody_kills_only_oneself(service: Service, python: str) -> None:
+async def test_killing_everybody_kills_only_oneself(service: Service, function: str) -> None:
     bystander = await service.acquire("probe")
-    killer = await service.acquire(python)
+    killer = await service.acquire(function)
     with contextlib.suppress(EOFError):
         await support.request(killer, "import os\nos.kill(-1, 9)\nos.kill(1, 9)\nresult = 1")
     assert await support.request(bystander, "result = 2") == (200, "2")

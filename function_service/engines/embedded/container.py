@@ -22,7 +22,7 @@ MOUNT_POINTS = (
     "tools",
     "proc",
     "tmp",
-    "dev",
+    "dev/pts",  # empty, but where a shell has its terminal
     "usr",
     "sys",
     "run",
@@ -65,6 +65,8 @@ def skeleton() -> tuple[dict[str, bytes], dict[str, str]]:
         "dev/stdout": "/proc/self/fd/1",
         "dev/stderr": "/proc/self/fd/2",
         "dev/shm": "/tmp",  # noqa: S108  the sandbox's own
+        "dev/ptmx": "pts/ptmx",
+        "dev/tty": "pts/0",
         "etc/mtab": "/proc/self/mounts",
         "node_modules": "/dependencies/node_modules",
         "var/tmp": "/tmp",  # noqa: S108

@@ -14,13 +14,13 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import runtimes.declaration
-from function_service.contract import Exit, Guarantee, Job, Output, Stages
+from function_service.contract import Exit, Guarantee, Job, Output, Stages, Terminal
 from function_service.engines.base import Assignment, Sandbox, StartError, Untouched, Use
 from function_service.engines.embedded import cgroup, guarantees, init, jobs, messages, syscalls
 from function_service.engines.embedded import sandbox as inside
@@ -264,8 +264,32 @@ class EmbeddedEngine:
         finally:
             channel.close()
 
+    async def shell(
+        self,
+        interpreter: Interpreter,
+        assignment: Assignment,
+        command: tuple[str, ...],
+        terminal: Terminal | None,
+    ) -> Sandbox:
+        """Make a sandbox that waits for who shall have its terminal (see base.Engine and shell.py)."""
+        window = None if terminal is None else {"rows": terminal.rows, "columns": terminal.columns}
+        if terminal is not None:
+            assignment = replace(assignment, env=assignment.env | {"TERM": terminal.kind})
+        made = await self._make(interpreter, "shell", None)
+        try:
+            await self._assign(made, assignment, {"command": list(command), "terminal": window})
+        except BaseException:
+            await asyncio.shield(asyncio.ensure_future(self.destroy(made)))
+            os.close(made.output)
+            raise
+        return made
+
     async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
         """Bring code into it (see base.Engine)."""
+        await self._assign(sandbox, assignment, {})
+
+    async def _assign(self, sandbox: Sandbox, assignment: Assignment, instead: dict[str, Any]) -> None:
+        """Bring code into it, and have it become the function, or what is to run `instead`."""
         trees = [(assignment.code, "/function", False)]
         if assignment.dependencies is not None:
             trees.append((assignment.dependencies, "/dependencies", False))
@@ -283,6 +307,7 @@ class EmbeddedEngine:
             message["env"]["PORT"] = str(init.PORT)
         if assignment.egress:
             message["env"] |= jobs.proxy_environment(inside.EGRESS_PORT)
+        message |= instead
         handle = self._handle(sandbox)
         handle.group.give_way_no_more()
         handle.group.limit(assignment.memory, PROCESSES)

@@ -162,16 +162,17 @@ def _reap(main: int) -> None:
         if pid == 0:
             return
         if pid == main:
-            _exit_with(status)
+            exit_with(status)
 
 
 def _end_like(main: int) -> None:
     while True:
         pid, status = os.waitpid(-1, 0)
         if pid == main:
-            _exit_with(status)
+            exit_with(status)
 
 
-def _exit_with(status: int) -> None:
+def exit_with(status: int) -> None:
+    """End this process as the one ended whose wait status this is; never returns."""
     # Process 1 can't be killed by a signal from within, so it says 128 + N as a shell does
     os._exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))

@@ -4,8 +4,9 @@ A blank sandbox is made ahead of time: `_isolate`, `_confine`. Then it waits. Th
 code: mounts that come as descriptors, the handler, the environment; then the last privileges go (`_seal`),
 and only then does code of the function run. What can be done before it waits is not done after.
 
-There are three kinds: `fork` (Python: this very process becomes the instance), `exec` (other runtimes and
-builds: this process stays as a small init, see init.py) and `snapshot` (see snapshot.py).
+There are four kinds: `fork` (Python: this very process becomes the instance), `exec` (other runtimes and
+builds: this process stays as a small init, see init.py), `snapshot` (see snapshot.py) and `shell` (a command
+at a terminal, see shell.py).
 
 Standard library only. A step that fails ends the process; the function service reads why on the channel.
 """
@@ -22,7 +23,7 @@ import sys
 import time
 from typing import Any
 
-from function_service.engines.embedded import init, messages, seccomp, snapshot, syscalls
+from function_service.engines.embedded import init, messages, seccomp, shell, snapshot, syscalls
 
 DATA_PORT = 8001
 EGRESS_PORT = 8002
@@ -51,6 +52,8 @@ def run(order: dict[str, Any], descriptors: list[int], shim: Any, own_user: bool
     syscalls.die_with_parent(signal.SIGKILL)
     messages.receive(control)  # the function service has put this process into its cgroup
     data_listener = _isolate(output_fd)
+    if order["kind"] == "shell":
+        shell.provide_terminals()
     if order["kind"] != "snapshot":
         _confine(order["uid"], own_user)
     booted = None
@@ -67,6 +70,9 @@ def run(order: dict[str, Any], descriptors: list[int], shim: Any, own_user: bool
     _attach(control, attachment, trees)
     if booted is not None:
         init.run(control, listener_fd, attachment, booted, _seal)
+        return
+    if order["kind"] == "shell":
+        shell.run(control, listener_fd, attachment, _seal)
         return
     if order["kind"] == "snapshot":
         snapshot.confine(order["uid"], own_user)
