@@ -40,12 +40,14 @@ from gateway.operations import (
 )
 from gateway.relay import Relay
 from gateway.routing import Routes
+from gateway.shells import Shells
 from pilotlight.ids import NAME_RULE, is_name
 from pilotlight.problems import Problem
 
 CALLER = web.RequestKey("caller", Caller)
 """Who asks, in each request that needs a key."""
 
+_ANSWERING = ("read_logs", "open_shell")  # whose handlers answer by themselves
 _SECRET_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _END_OF_TIME = 253402300800.0  # seconds since the epoch; what can be written as a date ends there
 
@@ -62,6 +64,7 @@ class ControlApi:
         self._builder = builder
         self._routes = routes
         self._following: set[asyncio.Timeout] = set()
+        self._shells = Shells(control, routes)
         self._document = msgspec.json.format(msgspec.json.encode(document()), indent=2)
 
     def routes(self) -> list[web.RouteDef]:
@@ -69,7 +72,7 @@ class ControlApi:
         routes = [web.get(f"{BASE}/openapi.json", self._openapi)]
         for operation in OPERATIONS:
             handler = getattr(self, operation.name)
-            answer = handler if operation.name == "read_logs" else _encoded(operation, handler)
+            answer = handler if operation.name in _ANSWERING else _encoded(operation, handler)
             routes.append(
                 web.route(operation.method, BASE + operation.path, self._allowed(operation, answer))
             )
@@ -95,7 +98,8 @@ class ControlApi:
         return None
 
     def close(self) -> None:
-        """End the logs that are being followed, at a line's end."""
+        """End the logs that are being followed, at a line's end, and the shells."""
+        self._shells.close()
         now = asyncio.get_running_loop().time()
         for following in self._following:
             following.reschedule(now)
@@ -219,6 +223,10 @@ class ControlApi:
         if not shown:
             raise Problem("not-found", f"No call of this request was to the app {caller.key.app!r}.")
         return Stories(shown)
+
+    async def open_shell(self, request: web.Request) -> web.StreamResponse:
+        """GET /functions/{name}/shell, a WebSocket."""
+        return await self._shells.answer(request, request.match_info["name"], _caller(request))
 
     async def trace_imports(self, request: web.Request) -> Imports:
         """POST /functions/{name}/imports."""

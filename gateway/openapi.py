@@ -94,6 +94,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
             **_problems((*operation.problems, *_EVERYWHERE)),
         },
     }
+    if operation.description:
+        described["description"] = operation.description
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"\{(\w+)\}", operation.path)

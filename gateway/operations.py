@@ -170,10 +170,20 @@ class Operation:
     problems: tuple[str, ...] = ()
     scope: Scope = Scope.ADMIN  # that a key must have
     own: bool = False  # whether a key for one app gets what belongs to that app
+    description: str = ""  # where the summary does not tell all
 
 
 _FUNCTION = ("unknown-function",)
 _DEPLOY = Scope.DEPLOY
+_SHELL = (
+    "This is a WebSocket. The caller's first message is text: a JSON object with `command`, an array of "
+    "words (/bin/sh without), and `terminal`, an object with `kind` (such as xterm), `rows` and `columns` "
+    "where it has one. The answer is text: `instance` and `revision`, or `problem`. From then on messages "
+    "are binary. Their first byte is the kind. From the caller, 0: input; 1: no more input; 2: rows and "
+    "columns, two bytes each, big-endian. To the caller, 0: output; 1: errors, without a terminal. The last "
+    "message is text: `exit` with `code` and `reason`, or `problem`. The shell ends with the connection. "
+    "What comes from a web page of another origin is refused."
+)
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/apps", "list_apps", "List the apps.", Apps, scope=_DEPLOY, own=True),
@@ -299,6 +309,16 @@ OPERATIONS: tuple[Operation, ...] = (
         "Import a function once more, in a sandbox of its own, and tell what each module cost.",
         Imports,
         problems=("unknown-function", "invalid-request", "init-failed"),
+        scope=_DEPLOY,
+    ),
+    Operation(
+        "GET",
+        "/functions/{name}/shell",
+        "open_shell",
+        "Run a command, or a shell, in a fresh sandbox of a function.",
+        status=101,
+        description=_SHELL,
+        problems=_FUNCTION,
         scope=_DEPLOY,
     ),
     Operation(

@@ -13,6 +13,7 @@ from function_service.contract import (
     AuditEntry,
     Control,
     Ended,
+    Exit,
     FunctionConfig,
     FunctionStatus,
     Guarantee,
@@ -23,6 +24,7 @@ from function_service.contract import (
     Layer,
     Lease,
     LogLine,
+    Opened,
     Recall,
     Revision,
     Route,
@@ -30,9 +32,11 @@ from function_service.contract import (
     Scope,
     Stages,
     Story,
+    Terminal,
     Usage,
     Vault,
 )
+from pilotlight import sockets
 from pilotlight.datafolder import DataFolder
 from pilotlight.problems import Problem
 from pilotlight.rpc import Server, peer
@@ -74,6 +78,9 @@ class FakeFunctionService:
         self.secrets_set: dict[str, str] = {}
         self.deleted: list[str] = []
         self.emptied: list[str] = []
+        self.shells: list[tuple[str, tuple[str, ...], Terminal | None, str]] = []  # and what became of each
+        self.shell_ends: asyncio.Future[Exit] | None = None  # of the last one
+        self.shell_writer: asyncio.StreamWriter | None = None  # from its sandbox to the gateway
         self.lines = [LogLine(time=1.0, instance="i1", line=f"line {n}") for n in range(3)]
         self._streams: set[asyncio.Queue[RouteTable | Recall | Ended]] = set()
         self._numbers = itertools.count(1)
@@ -304,6 +311,37 @@ class FakeFunctionService:
     async def imports(self, function: str) -> list[Imported]:
         self._known(function)
         return [Imported(name="handler", depth=0, own=1.0, total=2.5)]
+
+    async def shell(
+        self, function: str, command: tuple[str, ...], terminal: Terminal | None, by: Actor = PLATFORM
+    ) -> AsyncIterator[Opened | Exit]:
+        """Open one that says again what is said to it, until `shell_ends` says how it ends."""
+        self._known(function)
+        self.actors.append(by)
+        if (problem := self.refuse(function)) is not None:
+            raise problem
+        number = len(self.shells)
+        self.shells.append((function, command, terminal, "open"))
+        self.shell_ends = asyncio.get_running_loop().create_future()
+
+        async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.shell_writer = writer
+            server.close()
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+            writer.close()
+
+        path = self.data.instances / f"s{number}.sock"
+        server = await asyncio.start_unix_server(echo, sockets.address(path))
+        how = "left"
+        try:
+            yield Opened("s1", "r1", str(path))
+            ended = await self.shell_ends
+            how = "ended"
+            self.shell_writer.close()
+            yield ended
+        finally:
+            self.shells[number] = (function, command, terminal, how)
 
     async def guarantees(self) -> list[Guarantee]:
         return [Guarantee(name="memory", kept=False, reason="no cgroup", remedy="delegate one")]

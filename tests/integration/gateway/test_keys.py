@@ -92,7 +92,8 @@ async def test_a_deploy_key_has_the_functions_of_its_app_only(limited: Rack) -> 
     for operation in OPERATIONS:
         if not operation.path.startswith("/functions/{name}") or operation.method == "DELETE":
             continue
-        for name, expected in (("one", 200), ("two", 403), ("none", 404)):
+        done = 400 if operation.name == "open_shell" else 200  # this is no upgrade
+        for name, expected in (("one", done), ("two", 403), ("none", 404)):
             path = BASE + operation.path.replace("{name}", name)
             found = await status(limited, "deploy-app", operation.method, path)
             assert found == expected, (operation.name, name)
