@@ -4,12 +4,15 @@ import contextlib
 import http.client
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from pilotlight.datafolder import DataFolder
 from pilotlight.problems import KINDS, Problem
 from pilotlight.settings import current, named_platform
+
+if TYPE_CHECKING:
+    import ssl
 
 _TIMEOUT = 60.0
 _START_IT = "Start it with: pilotlight up"
@@ -65,15 +68,22 @@ class Platform:
 
     def _connection(self, timeout: float | None) -> http.client.HTTPConnection:
         host, port = self._parts.hostname or "", self._parts.port
-        if self._parts.scheme == "http":
+        context = self.tls()
+        if context is None:
             return http.client.HTTPConnection(host, port, timeout=timeout)
+        return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+
+    def tls(self) -> "ssl.SSLContext | None":
+        """Return how connections are encrypted; None where they are not."""
+        if self._parts.scheme == "http":
+            return None
         import ssl
 
         context = ssl.create_default_context(cadata=self.certificate)
         if self.certificate is not None:
             context.check_hostname = False
             context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-        return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+        return context
 
     def call(self, method: str, path: str, value: Any = None) -> Any:
         """Call the control API and return what its JSON says; None for 204. Raises Problem."""

@@ -27,6 +27,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "logs": ("cli.commands.logs", "show what a function printed"),
     "invocations": ("cli.commands.invocations", "list the latest calls of a function"),
     "explain": ("cli.commands.explain", "tell the story of one request"),
+    "shell": ("cli.commands.shell", "open a shell in a fresh sandbox of a function"),
     "invoke": ("cli.commands.invoke", "call a function"),
     "revisions": ("cli.commands.revisions", "list the revisions of a function that are kept"),
     "rollback": ("cli.commands.rollback", "make a former revision of a function live again"),

@@ -74,6 +74,7 @@ def test_a_function_is_pushed_and_called(secure):
         answer = call(secure, "private", method="POST", body=body)
         assert (answer.status, answer.text) == (200, "https " + body.decode())
     assert secure.run("list").returncode == 0
+    assert secure.run("shell", "private", stdin="exit 9").returncode == 9
 
 
 def test_who_does_not_know_the_certificate_does_not_trust_it(secure):
