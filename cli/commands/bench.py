@@ -19,6 +19,7 @@ BENCHES: Final[dict[str, tuple[str, str]]] = {
     "density": ("benchmarks.density", "the memory of idle and of running instances"),
     "scale": ("benchmarks.scale", "what a thousand deployed functions cost those that are called"),
     "overload": ("benchmarks.overload", "what becomes of calls when ten times too many come"),
+    "neighbour": ("benchmarks.neighbour", "a quiet function beside one that takes all that it can get"),
     "soak": ("benchmarks.soak", "what is left after a mixed life of minutes or hours"),
     "keep-alive": ("benchmarks.keep_alive", "keep-alive policies on a trace, in simulated time"),
     "function": ("benchmarks.function", "what the cold start of your own function is made of"),

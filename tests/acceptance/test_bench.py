@@ -107,6 +107,21 @@ def test_a_flood_beside_the_peak_and_beside_a_neighbour(tmp_path):
     assert found["neighbour's calls, alone"].median.value > 0
 
 
+def test_a_quiet_function_beside_hostile_ones(tmp_path):
+    bench("neighbour", "--quick", "--rounds", "1", "--json", str(tmp_path / "json"))
+    found = figures(tmp_path / "json")
+    assert len(found) == 7
+    assert found["p99 beside a memory bomb"].baseline == "p99 beside nobody"
+
+
+def test_what_a_mixed_life_leaves_behind(tmp_path):
+    bench("soak", "--quick", "--json", str(tmp_path / "json"))
+    found = figures(tmp_path / "json")
+    for kind in ("processes", "mounts", "control groups"):
+        assert found[kind].median.value <= 0
+    assert found["memory, gateway"].parts["after"] > 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_a_bench_that_is_ended_leaves_no_platform(number, tmp_path):
     command = [sys.executable, "-P", "-m", "cli.main", "bench", "burst", "--instances", "2"]
