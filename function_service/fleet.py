@@ -36,6 +36,7 @@ _DRAIN_MARGIN = 5.0  # seconds beyond a function's time-out after which a recall
 _REMEMBERED = 200  # instances that have ended
 _IDLE_WITHIN = 2.0  # seconds that `to_zero` waits for gateways to give instances back
 _LAST_WORDS = 0.5  # seconds to read what an instance has printed once it is dead
+_OWN_WITHIN = 2.0  # seconds that a gateway waits for instances which it holds itself, as it can't use them
 _RETRY = 10.0  # seconds until an instance is started again that nobody waits for, and that failed
 
 Event = RouteTable | Recall | Ended | Wanted
@@ -164,9 +165,12 @@ class Fleet:
     async def _choose(self, function: str, peer: Peer, deadline: float) -> tuple[Revision, Instance | None]:
         """Give an idle instance to a gateway, or return None where a new one may be started.
 
-        Where other gateways hold all that there may be, wait for one of theirs. Raises Problem.
+        Where other gateways hold all that there may be, wait for one of theirs. Where it is the gateway
+        itself, which would not ask if it could use them, they are dying or on their way back: wait for these
+        a while. Raises Problem.
         """
         ticket: Ticket | None = None
+        until = min(deadline, asyncio.get_running_loop().time() + _OWN_WITHIN)
         try:
             while True:
                 revision = self._registry.live(function)
@@ -180,12 +184,10 @@ class Fleet:
                         return revision, instance
                     if count < revision.config.max_instances:
                         return revision, None
-                    own = sum(i.held and i.holder is peer for i in same)
-                    if own + self._starting_for[revision.id, peer] >= count:
-                        raise _all_in_use(revision)
+                own = sum(i.held and i.holder is peer for i in same) + self._starting_for[revision.id, peer]
                 asked, ticket = ticket, None
                 ticket = await self._turns.wait(
-                    function, asked, deadline, partial(self._want, function, peer)
+                    function, asked, until if own >= count else deadline, partial(self._want, function, peer)
                 )
         except TimeoutError:
             raise _all_in_use(revision) from None

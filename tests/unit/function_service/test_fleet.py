@@ -43,7 +43,7 @@ async def test_calls_at_once_never_make_more_instances_than_allowed(tmp_path: Pa
         await w.deploy(max_instances=3)
         peer = w.gateway().peer
         answers = await asyncio.gather(
-            *(w.fleet.acquire("f", peer, 1.0) for _ in range(10)), return_exceptions=True
+            *(w.fleet.acquire("f", peer, 0.2) for _ in range(10)), return_exceptions=True
         )
         refusals = [a for a in answers if isinstance(a, Problem)]
         assert (len(refusals), w.engine.made) == (7, 3)
@@ -57,7 +57,7 @@ async def test_nobody_takes_the_instance_that_another_call_had_made(tmp_path: Pa
         first = asyncio.create_task(w.fleet.acquire("f", peer, 1.0))
         while not first.done():
             with contextlib.suppress(Problem):  # a call at every turn of the loop
-                await asyncio.wait_for(w.fleet.acquire("f", peer, 1.0), 1)
+                await asyncio.wait_for(w.fleet.acquire("f", peer, 0.0), 1)
                 pytest.fail("it was taken")
             await asyncio.sleep(0)
         assert (await first).cold
@@ -238,6 +238,25 @@ async def test_a_start_that_fails_says_why_and_leaves_nothing(
             await w.fleet.acquire("f", w.gateway().peer, 0.3)
         assert caught.value.kind == kind
         assert (w.fleet.all(), w.engine.sandboxes) == ([], {})
+
+
+@pytest.mark.parametrize("way", ["it dies", "it is given back"])
+async def test_a_gateway_that_can_use_none_of_those_it_holds_waits_for_the_end_of_one(
+    tmp_path: Path, way: str
+) -> None:
+    async with world(fake.FakeEngine(), tmp_path) as w:
+        await w.deploy(max_instances=1)
+        peer = w.gateway().peer
+        lease = await w.fleet.acquire("f", peer, 1.0)
+        waiting = asyncio.create_task(w.fleet.acquire("f", peer, 1.0))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        if way == "it dies":
+            w.engine.die(w.engine.sandboxes[lease.instance])
+        else:
+            await w.fleet.release(lease.id)
+        assert ((await waiting).instance == lease.instance) == (way == "it is given back")
 
 
 class KilledAtStart(fake.FakeEngine):
