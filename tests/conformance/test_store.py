@@ -596,6 +596,26 @@ class TestOnDisk:
             await SqliteStore.open(path)
         assert not path.exists()
 
+    async def test_a_write_that_was_torn_is_there_as_a_whole_or_not_at_all(self, tmp_path: Path) -> None:
+        store = await SqliteStore.open(tmp_path / "a.db")
+        ends = []  # how long the log was when each write was answered
+        for number in range(6):
+            await store.write([put(f"{number}/{part}", os.urandom(3000)) for part in range(3)])
+            ends.append((tmp_path / "a.db-wal").stat().st_size)
+        copy = tmp_path / "copy"
+        for cut in range(0, ends[-1] + 1, 1371):  # as a power cut in the midst of writing leaves it
+            shutil.rmtree(copy, ignore_errors=True)
+            copy.mkdir()
+            shutil.copy(tmp_path / "a.db", copy)
+            (copy / "a.db-wal").write_bytes((tmp_path / "a.db-wal").read_bytes()[:cut])
+            torn = await SqliteStore.open(copy / "a.db")
+            found = [entry.key for entry in await torn.scan("s")]
+            whole = sum(end <= cut for end in ends)
+            assert found == [f"{number}/{part}" for number in range(whole) for part in range(3)], cut
+            await torn.write([put("9")])
+            await torn.close()
+        await store.close()
+
     async def test_every_answered_write_survives_kill_9(self, tmp_path: Path) -> None:
         program = """
 import asyncio, sys
