@@ -41,7 +41,7 @@ def serve(channel: socket.socket, become: Callable[[dict[str, Any], list[int]], 
                 continue
             try:
                 order, descriptors = messages.receive(channel)
-            except EOFError:
+            except (EOFError, ConnectionResetError):  # it was killed, with something of ours unread
                 return
             try:
                 pid = os.fork() if order.get("kind") == "deliver" else _fork(own_pids)

@@ -46,7 +46,10 @@ def main(channel_fd: int, plan: dict[str, Any]) -> None:
     syscalls.drop_bounding_set()
     gc.collect()
     gc.freeze()
-    messages.send(channel, {"booted": True})
+    try:
+        messages.send(channel, {"booted": True})
+    except BrokenPipeError:
+        return  # the function service was stopped meanwhile
     own_user: bool = plan["own_user"]
     forking.serve(channel, lambda order, descriptors: sandbox.run(order, descriptors, shim, own_user))
 
