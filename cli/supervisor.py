@@ -1,6 +1,7 @@
 """What `pilotlight up` does: starts the services, keeps them running, and stops them in order.
 
-Each service is a process of its own (serve.py). One that dies is started again, after a growing pause.
+Each service is a process of its own (serve.py). One that dies is started again: at once where it had run for
+a while, and more and more seldom where it dies as soon as it runs.
 When this process dies, by whatever signal, the services see their lifelines end and stop by themselves.
 """
 
@@ -67,11 +68,13 @@ class Service:
                 raise Problem(
                     "unavailable", f"The {self.name} service did not start; its reason stands above."
                 )
-            if time.monotonic() - self._started > _HEALTHY_AFTER:
+            lived = time.monotonic() - self._started
+            if lived > _HEALTHY_AFTER:
                 pause = _FIRST_PAUSE
-            _log.error("%s has died (%s); starting it again in %.1f s", self.name, _ending(code), pause)
+            rest = max(_FIRST_PAUSE, pause - lived)  # a pause is from start to start
+            _log.error("%s has died (%s); starting it again in %.1f s", self.name, _ending(code), rest)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
+                await asyncio.wait_for(self._stopping.wait(), rest)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _run_once(self) -> int:

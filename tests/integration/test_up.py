@@ -81,6 +81,16 @@ def test_a_service_that_dies_is_started_again(up, name):
     assert f"{name} has died (killed by SIGKILL)" in up.log.read_text()
 
 
+def test_a_service_that_served_for_a_while_is_started_at_once_each_time_that_it_dies(up):
+    for _ in range(3):
+        former = service(up, "baas")
+        os.kill(former.pid, signal.SIGKILL)
+        wait_until(lambda former=former: not former.lives)
+        wait_until(lambda: [each for each in family(up.process.pid) if "cli.main baas " in each.command])
+        wait_until(lambda: is_ready(up))
+    assert up.log.read_text().count("baas has died (killed by SIGKILL); starting it again in 0.1 s") == 3
+
+
 def test_a_second_signal_kills_at_once(up):
     processes = family(up.process.pid)
     hung = service(up, "builder")
