@@ -1,6 +1,7 @@
 """The service as a whole: the store, both faces, the egress proxy, and the order of starting and stopping."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -14,6 +15,7 @@ from baas.metrics import Metrics
 from baas.query import Documents
 from baas.relay import Relay
 from pilotlight import sockets, stores
+from pilotlight.clock import steady
 from pilotlight.datafolder import DataFolder
 from pilotlight.settings import Settings, outside_proxy
 
@@ -40,7 +42,9 @@ async def serve(
     store = await stores.documents(settings.store, data)
     try:
         async with Relay(data.socket("gateway")) as calls:
-            faces = Faces(Documents(store), calls, metrics)
+            # The moments at which documents expire are those of the store's clock, and Redis goes by the date
+            clock = steady if settings.store == "sqlite" else time.time
+            faces = Faces(Documents(store, clock=clock), calls, metrics)
 
             def make(grant: Grant) -> Service:
                 if grant.kind != "data":
