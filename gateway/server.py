@@ -110,13 +110,13 @@ async def serve(
                 _log.info("action=stopping")
                 front.stop_accepting()
                 api.close()
+                client.connection.hurry()
                 broker.stopping()
                 await front.drain(_DRAIN)
             finally:
                 for task in background:
                     task.cancel()
-        if follower.connected:  # else there is nobody to wait for who would take them
-            await reports.flush()
+        await reports.flush()
     finally:
         refusals.close()
         await broker.close(_GIVE_BACK)

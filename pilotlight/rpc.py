@@ -257,19 +257,23 @@ class Client:
         """Whether the service is there, as far as we know."""
         return self._connection is not None
 
+    def hurry(self) -> None:
+        """Wait for no service any more that is not there: this process is about to stop."""
+        self._patience = 0.0
+
     async def connect(self) -> Peer:
         """Return the connection, made anew if need be."""
         async with self._connecting:
             if self._connection is not None:
                 return self._connection
             loop = asyncio.get_running_loop()
-            deadline = loop.time() + self._patience
+            began = loop.time()
             while True:
                 connection = Peer(self._received, self._lost)
                 try:
                     await loop.create_unix_connection(lambda: connection, sockets.address(self._path))  # noqa: B023
                 except OSError as error:
-                    if loop.time() >= deadline:
+                    if loop.time() >= began + self._patience:
                         service = self._path.stem
                         raise Problem(
                             "unavailable",
