@@ -85,7 +85,7 @@ def complain(words: list[str]) -> str:
     context = click.Context(program)
     flags = {flag for each in program.get_params(context) for flag in each.opts}
     for word in words:
-        if command.context_settings.get("ignore_unknown_options"):
+        if word == "--" or command.context_settings.get("ignore_unknown_options"):
             break  # it passes on what follows
         if word.startswith("-"):
             if word.partition("=")[0] not in flags | {"-h", "--help"}:
@@ -106,6 +106,7 @@ def test_what_does_not_exist_is_noticed():
     assert complain(["keys", "show"])
     assert complain(["up", "--colour"])
     assert complain(["up", "--port=1"]) == ""
+    assert complain(["shell", "hello", "--", "ls", "-l"]) == ""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
