@@ -60,6 +60,7 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
     """Run the service: started in the order of dependency, stopped in the reverse one."""
     known = runtimes.declaration.load_all()
     interpreters = tuple(i for runtime in known.values() for i in runtime.find())
+    debug = settings.debug == "yes"
     async with contextlib.AsyncExitStack() as stack:
         store = await stores.registry(settings.store, data)
         stack.push_async_callback(store.close)
@@ -78,14 +79,16 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
         logs = LogBook(data.logs)
         if registry.apps:  # else the registry may be lost, and what others need be taken for garbage
             await collect_garbage(registry, layers, logs, None)
-        engine = EmbeddedEngine(data, layers, users, interpreters)
+        engine = EmbeddedEngine(data, layers, users, interpreters, debug=debug)
         stack.push_async_callback(engine.close)
         await engine.start()
         sizes = {i.name: _size(known[i.runtime], i) for i in interpreters}
         pool = Pool(engine, interpreters, sizes)
         stack.push_async_callback(pool.close)
         await pool.start()
-        snapshots = Snapshots(engine, pool, interpreters, settings.snapshot_memory)
+        # An instance that is debugged is the one that has imported the function
+        memory = 0 if debug else settings.snapshot_memory
+        snapshots = Snapshots(engine, pool, interpreters, memory)
         stack.push_async_callback(snapshots.close)
         budget, thrift = settings.keep_alive_memory / (1 << 20), settings.keep_alive_thrift
         keeper = Keeper(policies.choose(settings.keep_alive, budget, thrift))
@@ -126,6 +129,7 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
                     invocations,
                     metrics,
                     audit,
+                    debug=debug,
                 ),
             },
         )

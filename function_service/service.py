@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from function_service import imports, stories
+from function_service import debugging, imports, stories
 from function_service.audit import AuditLog
 from function_service.contract import (
     PLATFORM,
@@ -377,7 +377,10 @@ class BuildsDoor:
         invocations: InvocationsDoor,
         metrics: Metrics,
         audit: AuditLog,
+        *,
+        debug: bool = False,
     ) -> None:
+        self._debug = debug
         self._audit = audit
         self._registry = registry
         self._fleet = fleet
@@ -441,7 +444,11 @@ class BuildsDoor:
 
     async def verify(self, revision: Revision) -> None:
         """Start a revision once, and end it."""
-        await self._fleet.rehearse(revision, revision.config.timeout)
+        within = debugging.START if self._debug else revision.config.timeout
+        await self._fleet.rehearse(self._fitted(revision), within)
+
+    def _fitted(self, revision: Revision) -> Revision:
+        return debugging.fitted(revision, load_all()) if self._debug else revision
 
     async def prepare(self, app: str, commit: str, revisions: list[Revision]) -> None:
         """Store revisions that `activate` will make live."""
@@ -450,7 +457,7 @@ class BuildsDoor:
                 if digest is not None and not self._layers.has(digest):
                     detail = f"A layer of {revision.config.name!r} was removed meanwhile. Push it again."
                     raise Problem("not-found", detail)
-        await self._registry.prepare(app, commit, revisions)
+        await self._registry.prepare(app, commit, [self._fitted(each) for each in revisions])
 
     async def activate(self, app: str, commit: str, by: Actor = PLATFORM) -> None:
         """Make prepared revisions live."""

@@ -70,6 +70,8 @@ class Snapshots:
 
         One slow start alone may be the machine's fault, so there must have been two.
         """
+        if not self._memory:
+            return
         known = self._snapshots.get(revision.id)
         if known is not None:
             known.used = clock.steady()

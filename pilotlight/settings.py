@@ -173,6 +173,11 @@ class Settings:
         _seconds,
         "how long a call may have to wait for a function by the pace of the others, such as 500ms or 5s",
     )
+    debug: str = _setting(
+        "no",
+        _one_of("no", "yes"),
+        "whether debuggers get at functions, which then have one instance and much time: no or yes",
+    )
     gateways: int = _setting(1, _count, "how many gateway processes share the port")
 
     @classmethod

@@ -8,6 +8,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,21 @@ class Imports:
 
 
 @dataclass(frozen=True)
+class Debugger:
+    """How an editor gets at functions of a language: the shim listens for it on a port of loopback.
+
+    `configuration(port, folder)` is what VS Code's launch.json says to attach there, where the function's
+    files lie in that folder of the developer's. `find` returns what the shim needs at /tools/NAME, None where
+    it is not installed; then `remedy` says what to do.
+    """
+
+    port: int  # also the one that editors expect
+    configuration: Callable[[int, str], dict[str, Any]]
+    find: Callable[[], Tool | None] | None = None
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
 class Runtime:
     """A language.
 
@@ -94,7 +110,7 @@ class Runtime:
     `compile_cache(interpreter, handler)` is there where code is compiled by loading it.
     `boot(interpreter)` is the command that starts the shim; None where the engine forks it (`forkable`)
     or where the function itself is the program.
-    `imports` is there where the language can tell what each import costs.
+    `imports` is there where the language can tell what each import costs, `debugger` where it has one.
     """
 
     name: str
@@ -110,6 +126,7 @@ class Runtime:
     boot: Callable[[Interpreter], tuple[str, ...] | None]
     compile_cache: Callable[[Interpreter, str], CompileCache | None] | None = None
     imports: Imports | None = None
+    debugger: Debugger | None = None
 
 
 def load_all() -> dict[str, Runtime]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes import places
-from runtimes.declaration import CompileCache, Dependencies, Interpreter, Runtime, Step, Tool
+from runtimes.declaration import CompileCache, Debugger, Dependencies, Interpreter, Runtime, Step, Tool
 
 _FOLDER = Path(__file__).parent
 _PLACES = (Path("/usr/bin/node"), Path("/usr/local/bin/node"))
@@ -138,6 +138,18 @@ def boot(interpreter: Interpreter) -> tuple[str, ...] | None:
     return (interpreter.executable, "/runtime/node/shim.mjs")
 
 
+def configuration(port: int, folder: str) -> dict[str, Any]:
+    """Return what VS Code needs to attach (see Debugger)."""
+    return {
+        "type": "node",
+        "address": "127.0.0.1",
+        "port": port,
+        "localRoot": folder,
+        "remoteRoot": "/function",
+        "restart": True,
+    }
+
+
 RUNTIME = Runtime(
     name="node",
     title="Node",
@@ -151,4 +163,5 @@ RUNTIME = Runtime(
     assemble=assemble,
     boot=boot,
     compile_cache=compile_cache,
+    debugger=Debugger(9229, configuration),
 )

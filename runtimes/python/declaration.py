@@ -2,16 +2,18 @@
 
 import functools
 import hashlib
+import importlib.util
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pip
 
 from runtimes import places
-from runtimes.declaration import Dependencies, Imports, Interpreter, Runtime, Step, Tool
+from runtimes.declaration import Debugger, Dependencies, Imports, Interpreter, Runtime, Step, Tool
 from runtimes.python import importing
 from runtimes.python.recognition import check, recognise
 
@@ -162,6 +164,22 @@ def boot(interpreter: Interpreter) -> tuple[str, ...] | None:  # noqa: ARG001
     return None
 
 
+def find_debugger() -> Tool | None:
+    """Return debugpy of the platform's own environment; it has what any version of Python needs."""
+    found = importlib.util.find_spec("debugpy")
+    places = found.submodule_search_locations if found is not None else None
+    return Tool("debugpy", Path(places[0])) if places else None
+
+
+def configuration(port: int, folder: str) -> dict[str, Any]:
+    """Return what VS Code needs to attach (see Debugger)."""
+    return {
+        "type": "debugpy",
+        "connect": {"host": "127.0.0.1", "port": port},
+        "pathMappings": [{"localRoot": folder, "remoteRoot": "/function"}],
+    }
+
+
 RUNTIME = Runtime(
     name="python",
     title="Python",
@@ -175,4 +193,10 @@ RUNTIME = Runtime(
     assemble=assemble,
     boot=boot,
     imports=Imports(importing.command, importing.read),
+    debugger=Debugger(
+        5678,
+        configuration,
+        find_debugger,
+        "debugpy is not installed beside Pilotlight. Install it there: pip install 'pilotlight[debug]'",
+    ),
 )

@@ -22,7 +22,7 @@ from typing import Any
 import runtimes.declaration
 from function_service.contract import Exit, Guarantee, Job, Output, Stages, Terminal
 from function_service.engines.base import Assignment, Sandbox, StartError, Untouched, Use
-from function_service.engines.embedded import cgroup, guarantees, init, jobs, messages, syscalls
+from function_service.engines.embedded import cgroup, debug, guarantees, init, jobs, messages, syscalls
 from function_service.engines.embedded import sandbox as inside
 from function_service.engines.embedded.channel import Channel, Unread
 from function_service.engines.embedded.cradle import Cradle, remove
@@ -64,8 +64,16 @@ class EmbeddedEngine:
     name = "embedded"
 
     def __init__(
-        self, data: DataFolder, layers: LayerStore, users: Users, interpreters: tuple[Interpreter, ...]
+        self,
+        data: DataFolder,
+        layers: LayerStore,
+        users: Users,
+        interpreters: tuple[Interpreter, ...],
+        *,
+        debug: bool = False,
     ) -> None:
+        """With `debug`, debuggers get at instances: see debug.py."""
+        self._debug = debug
         self._data = data
         self._roots = Roots(data, layers, interpreters)
         self._users = users
@@ -286,10 +294,18 @@ class EmbeddedEngine:
 
     async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
         """Bring code into it (see base.Engine)."""
-        await self._assign(sandbox, assignment, {})
+        runtime = self._runtimes[sandbox.interpreter.runtime]
+        door = debug.Door(runtime.debugger, sandbox.socket) if self._debug and runtime.debugger else None
+        try:
+            await self._assign(sandbox, assignment, {} if door is None else {"debug": door.port}, door)
+        finally:
+            if door is not None:
+                door.close()
 
-    async def _assign(self, sandbox: Sandbox, assignment: Assignment, instead: dict[str, Any]) -> None:
-        """Bring code into it, and have it become the function, or what is to run `instead`."""
+    async def _assign(
+        self, sandbox: Sandbox, assignment: Assignment, more: dict[str, Any], door: debug.Door | None = None
+    ) -> None:
+        """Bring code into it, and have it become the function, or what `more` says is to run in its place."""
         trees = [(assignment.code, "/function", False)]
         if assignment.dependencies is not None:
             trees.append((assignment.dependencies, "/dependencies", False))
@@ -307,7 +323,9 @@ class EmbeddedEngine:
             message["env"]["PORT"] = str(init.PORT)
         if assignment.egress:
             message["env"] |= jobs.proxy_environment(inside.EGRESS_PORT)
-        message |= instead
+        message |= more
+        if door is not None:
+            trees += door.trees
         handle = self._handle(sandbox)
         handle.group.give_way_no_more()
         handle.group.limit(assignment.memory, PROCESSES)
@@ -323,7 +341,7 @@ class EmbeddedEngine:
                 )
                 handle.egress_listener = None
         try:
-            await self._attach(sandbox, message, trees, egress, identity)
+            await self._attach(sandbox, message, trees, egress, identity, door=door)
         finally:
             # The start itself may use all the CPU that is free, since the caller waits for it
             asyncio.get_running_loop().call_soon(self._limit_cpu, handle, assignment.cpu)
@@ -337,13 +355,14 @@ class EmbeddedEngine:
         identity: dict[str, str],
         *,
         proxy: str = "egress",
+        door: debug.Door | None = None,
     ) -> None:
         """Send the message and the mounts; return when it is ready. /tmp counts towards the memory."""
         handle = self._handle(sandbox)
         message |= {"mounts": [target for _, target, _ in trees], "egress": bool(egress)}
         descriptors = [_tree(path, writable) for path, _, writable in trees]
         try:
-            handle.control.send(message, descriptors)
+            handle.control.send(message, descriptors if door is None else [*descriptors, door.listener])
         except Unread as error:
             raise Untouched from error
         except OSError as error:
@@ -402,6 +421,7 @@ class EmbeddedEngine:
         os.close(handle.data_listener)
         handle.control.close()
         sandbox.socket.unlink(missing_ok=True)
+        debug.place(sandbox.socket).unlink(missing_ok=True)
         await remove(handle.group)
         del self._sandboxes[sandbox.id]
         self._taken[handle.uid] -= 1

@@ -71,12 +71,18 @@ def run(
     attachment: dict[str, Any],
     booted: Booted,
     confine: Callable[[], None],
+    door: int | None,
 ) -> None:
-    """Start what was attached, say when it is ready, and stay until it ends, with its exit code."""
+    """Start what was attached, say when it is ready, and stay until it ends, with its exit code.
+
+    `door` is a listener for debuggers.
+    """
     confine()
     if "command" not in attachment:
-        names = ("folder", "handler", "concurrency", "env")
-        booted.tell({name: attachment[name] for name in names})
+        names = ("folder", "handler", "concurrency", "env", "debug")
+        if door is not None:
+            relay.begin(door, ("127.0.0.1", attachment["debug"]))
+        booted.tell({name: attachment[name] for name in names if name in attachment})
         answer = booted.hear()
         if answer is None:
             _end_like(booted.pid)

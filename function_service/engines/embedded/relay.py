@@ -29,6 +29,18 @@ class _End:
         self.closing = False  # shut down for writing once pending is written
 
 
+def begin(listener_fd: int, target: tuple[str, int]) -> None:
+    """Fork a process that relays to target as long as this sandbox lives, with nothing else open."""
+    if os.fork() == 0:
+        try:
+            os.closerange(3, listener_fd)
+            os.closerange(listener_fd + 1, 4096)
+            serve(socket.socket(fileno=listener_fd), target, lambda: None)
+        finally:
+            os._exit(1)
+    os.close(listener_fd)
+
+
 def serve(
     listener: socket.socket,
     target: tuple[str, int],

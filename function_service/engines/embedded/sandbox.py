@@ -23,7 +23,7 @@ import sys
 import time
 from typing import Any
 
-from function_service.engines.embedded import init, messages, seccomp, shell, snapshot, syscalls
+from function_service.engines.embedded import init, messages, relay, seccomp, shell, snapshot, syscalls
 
 DATA_PORT = 8001
 EGRESS_PORT = 8002
@@ -66,10 +66,11 @@ def run(order: dict[str, Any], descriptors: list[int], shim: Any, own_user: bool
     runtime = (time.monotonic() - began) * 1000
     messages.send(control, {"blank": True, "runtime": runtime}, [data_listener.fileno()])
     data_listener.close()
-    attachment, trees = messages.receive(control)
-    _attach(control, attachment, trees)
+    attachment, received = messages.receive(control)
+    _attach(control, attachment, received)
+    door = received[-1] if "debug" in attachment else None
     if booted is not None:
-        init.run(control, listener_fd, attachment, booted, _seal)
+        init.run(control, listener_fd, attachment, booted, _seal, door)
         return
     if order["kind"] == "shell":
         shell.run(control, listener_fd, attachment, _seal)
@@ -83,12 +84,16 @@ def run(order: dict[str, Any], descriptors: list[int], shim: Any, own_user: bool
     os.environ.clear()
     os.environ.update(attachment["env"])
     sys.path[:0] = ["/function", "/dependencies"]
+    if door is not None:
+        relay.begin(door, ("127.0.0.1", attachment["debug"]))
     listener = socket.socket(fileno=listener_fd)
     try:
         if order["kind"] == "snapshot":
             listener.close()
             snapshot.run(control, shim.find(attachment["handler"]), shim, attachment["concurrency"])
             return
+        if door is not None:
+            shim.debug(attachment["debug"])
         application = shim.load(attachment["handler"])
     except (shim.LoadError, snapshot.Unsuitable) as error:
         messages.send(control, {"error": str(error)[-32768:]})
@@ -143,7 +148,7 @@ def _attach(control: socket.socket, attachment: dict[str, Any], trees: list[int]
         )
         for target in tools:
             os.mkdir(target, 0o755)  # noqa: PTH102  pathlib is not loaded here
-    for target, tree in zip(attachment["mounts"], trees):  # of the same length: see engine.py
+    for target, tree in zip(attachment["mounts"], trees):  # a listener may follow: see engine.py
         syscalls.move_mount(tree, target)
         os.close(tree)
     if attachment["tmp"] != TMP_SIZE:

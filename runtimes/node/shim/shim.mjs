@@ -70,6 +70,7 @@ async function main() {
   Object.assign(process.env, message.env);
   process.chdir(message.folder);
   useCompiled(message.folder);
+  if (message.debug) (await import("node:inspector")).open(message.debug, "127.0.0.1");
 
   const exited = (code) => {
     const error = `The function ends the process while it is imported, with code ${code}.`;

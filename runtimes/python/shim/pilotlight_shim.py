@@ -30,6 +30,7 @@ sys.modules.setdefault("pilotlight", messages)  # so that functions can `from pi
 __all__ = [
     "Application",
     "LoadError",
+    "debug",
     "find",
     "freeze",
     "load",
@@ -83,6 +84,19 @@ def load(handler: str) -> Application:
     application = find(handler)
     _start(application, snapshots.run_after)
     return application
+
+
+def debug(port: int) -> None:
+    """Let a debugger attach on a port of loopback, before `load`; debugpy is in /tools. Raises LoadError."""
+    sys.path.append("/tools")
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else it warns of what is no concern of the author
+    try:
+        importlib.import_module("debugpy").listen(("127.0.0.1", port))
+    except Exception as error:
+        raise LoadError(f"The debugger can't be started: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove("/tools")
+        del os.environ["PYDEVD_DISABLE_FILE_VALIDATION"]
 
 
 def find(handler: str) -> Application:
@@ -149,6 +163,8 @@ def main() -> int:
     os.chdir(message["folder"])
     sys.path[:0] = [message["folder"], "/dependencies"]
     try:
+        if "debug" in message:
+            debug(message["debug"])
         application = load(message["handler"])
     except LoadError as error:
         print(error, file=sys.stderr)
