@@ -28,6 +28,7 @@ class Started:
     platform: Platform
     line: str  # that tells that it is ready
     notes: list[str]  # what this machine does not let it guarantee
+    data: DataFolder
 
 
 def free_port(whose: str) -> int:
@@ -54,13 +55,16 @@ def sweep(folders: Iterable[Path]) -> None:
 
 
 @contextmanager
-def running(folder: Path, port: int) -> Iterator[Started]:
-    """Run a platform with its data and its log in a folder, which goes with it. Raises Problem."""
+def running(folder: Path, port: int, *more: str) -> Iterator[Started]:
+    """Run a platform with its data and its log in a folder, which goes with it. Raises Problem.
+
+    `more` are further flags of `up`.
+    """
     data, log = DataFolder(folder / "platform"), folder / "log"
     data.root.mkdir(parents=True, mode=0o711)
     ours, theirs = socket.socketpair()  # should this process be killed, the platform ends by itself
     with ours, theirs, log.open("w") as errors:
-        flags = ("--port", str(port), "--data", str(data.root), "--lifeline", str(theirs.fileno()))
+        flags = ("--port", str(port), "--data", str(data.root), "--lifeline", str(theirs.fileno()), *more)
         process = subprocess.Popen(
             (sys.executable, "-P", "-m", "cli.main", "up", *flags),
             stdout=subprocess.PIPE,
@@ -86,4 +90,4 @@ def _started(process: "subprocess.Popen[str]", data: DataFolder, log: Path) -> S
         raise Problem("unavailable", f"The platform did not start:\n{log.read_text()}")
     notes = [text for text in log.read_text().splitlines() if text.startswith("Not guaranteed")]
     platform = Platform(line.rsplit(" ", 1)[1], data.admin_key.read_text().strip())
-    return Started(platform, line, notes)
+    return Started(platform, line, notes, data)

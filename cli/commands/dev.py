@@ -4,6 +4,7 @@ The folder is pushed as it stands, and again at each save, from a repository bes
 to the developer's own.
 """
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -34,7 +35,14 @@ _AUTHOR: Final = ("-c", "user.name=dev", "-c", "user.email=dev@localhost", "-c",
 @click.option(
     "--port", type=int, metavar="PORT", help="where it listens (default: 8080 or the next free one)"
 )
-def command(folder: Path, port: int | None) -> None:
+@click.option("--debug", is_flag=True, help="let debuggers attach to functions in Python and Node")
+@click.option(
+    "--debug-port",
+    type=int,
+    metavar="PORT",
+    help="where they attach (default: 5678 for Python, 9229 for Node, or the next free one)",
+)
+def command(folder: Path, port: int | None, *, debug: bool, debug_port: int | None) -> None:
     """Run them until Ctrl-C, with each change on save; what they print is shown. Raises Problem."""
     folder = folder.resolve()
     app = git.app_name(folder.name)
@@ -44,13 +52,22 @@ def command(folder: Path, port: int | None) -> None:
     where = port or own_platform.free_port("this platform")
     top = Path(tempfile.mkdtemp(prefix=_PREFIX))
     top.chmod(0o711)  # the services of a platform that root starts must reach their sockets
-    with own_platform.running(top, where) as started:
+    flags = ("--debug", "yes") if debug or debug_port else ()
+    with contextlib.ExitStack() as stack:
+        started = stack.enter_context(own_platform.running(top, where, *flags))
         print("\n".join((started.line, *started.notes)))
+        ports = None
+        if flags:
+            from cli.debugging import Ports
+
+            ports = stack.enter_context(contextlib.closing(Ports(started, folder, app, debug_port)))
         mirror = _Mirror(folder, top / "repository", started.platform, app)
         followed: set[str] = set()
         for _ in watch.changes(folder):
             if mirror.push():
                 _follow(started.platform, app, followed)
+                if ports is not None:
+                    ports.open_new()
 
 
 def _exit(number: int, _frame: FrameType | None) -> None:

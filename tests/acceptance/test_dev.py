@@ -1,81 +1,14 @@
 """`pilotlight dev`: what is saved runs, what fails is said, and nothing is left behind."""
 
-import contextlib
 import os
-import signal
 import subprocess
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from queue import Empty, Queue
-from threading import Thread
 
+from tests.support.dev import dev
 from tests.support.platform import PROGRAM, family, free_port
 
 MANIFEST = '[functions.shop]\npath = "."\naccess = "public"\n'
 HANDLER = "def handle(request):\n    print('asked')\n    return {text!r}\n"
-
-
-@dataclass
-class Dev:
-    """A `dev` that runs, and what it has said so far."""
-
-    process: subprocess.Popen
-    url: str
-    said: list[str] = field(default_factory=list)
-    _lines: Queue = field(default_factory=Queue)
-
-    def listen(self) -> None:
-        for line in self.process.stdout:
-            self._lines.put(line.rstrip())
-
-    def until(self, text: str) -> None:
-        """Wait until it says something."""
-        deadline = time.monotonic() + 60
-        while not any(text in line for line in self.said):
-            with contextlib.suppress(Empty):
-                self.said.append(self._lines.get(timeout=0.1))
-            assert time.monotonic() < deadline, (text, self.said)
-
-    def answer(self, name: str) -> str:
-        with urllib.request.urlopen(f"{self.url}/function/{name}", timeout=30) as response:
-            return response.read().decode()
-
-    def until_it_answers(self, name: str, text: str) -> None:
-        deadline = time.monotonic() + 60
-        while self.answer(name) != text:
-            assert time.monotonic() < deadline, self.said
-
-
-@contextlib.contextmanager
-def dev(folder: Path, temporary: Path, others: tuple[str, ...] = ()) -> Iterator[Dev]:
-    """Run `dev` on a folder, and end it by Ctrl-C; nothing but `others` must be left."""
-    temporary.mkdir(exist_ok=True)
-    port = free_port()
-    environment = {**os.environ, "TMPDIR": str(temporary)}
-    environment.pop("GIT_SSL_CAINFO", None)
-    process = subprocess.Popen(
-        [*PROGRAM, "dev", str(folder), "--port", str(port)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
-    running = Dev(process, f"http://127.0.0.1:{port}")
-    listener = Thread(target=running.listen)
-    listener.start()
-    try:
-        yield running
-    finally:
-        process.send_signal(signal.SIGINT)
-        code = process.wait(60)
-        listener.join(30)
-        process.stdout.close()
-    assert code == 130
-    assert [entry.name for entry in temporary.iterdir()] == list(others)
 
 
 def test_what_is_saved_is_live_and_what_it_prints_is_shown(tmp_path):
