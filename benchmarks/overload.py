@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 _ROUNDS = 5
-_SECONDS = 2.0
+_SECONDS = 5.0  # longer than what counts as a burst, and than what one leaves in the queue
 _QUICK_SECONDS = 0.5
 _TIMES = 10  # the peak
 _RISING = (1, 2, 4, 8, 16)  # connections
-_TIMEOUT = 10.0  # seconds, of both functions
+_TIMEOUT = 4.0  # seconds, of both functions
 _WAITING_INSTANCES = 8
 _EVERY = 0.02  # seconds between two calls of who looks on
 _CALM = 5  # calls in a row that are as they were before the flood

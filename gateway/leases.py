@@ -158,7 +158,7 @@ class FunctionLeases:
     def queue(self) -> Waiter:
         """Let a call wait behind the others."""
         if not self.waiters:
-            self._pace.forget()
+            self._pace.begin(asyncio.get_running_loop().time())
         waiter = Waiter(self)
         self.waiters.append(waiter)
         return waiter
@@ -166,17 +166,19 @@ class FunctionLeases:
     def longest_queue(self, wait: float) -> int | None:
         """Return how many calls may wait so that the last one need not wait longer than `wait` seconds.
 
-        None as long as nothing is known of how quickly they get their slots. Instances that are being started
-        are expected to be as quick as those that there are.
+        None as long as nothing is known of how quickly they get their slots. In a burst they may wait as
+        long as leaves them time for their answer. Instances that are being started are expected to be as
+        quick as those that there are.
         """
-        interval = self._pace.interval(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        interval = self._pace.interval(now)
         if interval is None or not self.open:
             return None
         instances = len(self.open) + len(self.acquires)
         return longest_queue(
             interval * len(self.open) / instances,
             slots=instances * self.route.concurrency,
-            wait=wait,
+            wait=math.inf if self._pace.is_burst(now) else wait,
             timeout=self.route.timeout,
         )
 
