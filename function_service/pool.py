@@ -16,6 +16,7 @@ from pilotlight.problems import Problem
 from runtimes.declaration import Interpreter
 
 _log = logging.getLogger(__name__)
+_BREATH = 0.001  # seconds after a start, in which the call that has waited for it goes on
 _RETRY = 1.0  # seconds after a sandbox could not be made
 _AT_ONCE = 2 * len(os.sched_getaffinity(0))  # of one kind, for those who wait; more only hold each other up
 
@@ -106,7 +107,7 @@ class Pool:
             yield
         finally:
             self._busy -= 1
-            self._changed.set()
+            asyncio.get_running_loop().call_later(_BREATH, self._changed.set)
 
     async def take(self, revision: str, interpreter: str) -> tuple[Sandbox, Stages]:
         """Return a copy of the revision's snapshot, or else a blank sandbox, and how long its making took.
