@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from baas.plan import Answer, plan, space_of
+from baas.quota import Quota
 from baas.request import Action, Listing, Operation
 from pilotlight.clock import steady
 from pilotlight.problems import Problem
-from pilotlight.store import Conflict, Entry, Store
+from pilotlight.store import Conflict, Entry, Store, Write, size_of
 
 MAX_PAGE: Final = 4 << 20
 """A page of a listing ends early once its documents have this many bytes."""
@@ -31,8 +32,9 @@ class Page:
 class Documents:
     """The documents of all apps."""
 
-    def __init__(self, store: Store, *, clock: Callable[[], float] = steady) -> None:
+    def __init__(self, store: Store, quota: Quota, *, clock: Callable[[], float] = steady) -> None:
         self._store = store
+        self._quota = quota
         self._clock = clock
         self._locks: dict[tuple[str, str], _Turn] = {}
 
@@ -66,12 +68,22 @@ class Documents:
                 step = plan(operation, entry, self._clock())
                 if isinstance(step, Answer):
                     return step
+                await self._claim(operation, entry, step.write)
                 try:
                     [version] = await self._store.write([step.write])
                 except Conflict:  # it expired meanwhile, or another process wrote: decide anew
                     continue
                 return replace(step.answer, version=version or None)
         raise _busy(operation)
+
+    async def _claim(self, operation: Operation, entry: Entry | None, write: Write) -> None:
+        """Have a document that grows count against the limit of its app. Raises Problem `too-large`."""
+        if write.value is None:
+            return
+        before = 0 if entry is None else size_of(entry.key, entry.value)
+        more = size_of(write.key, write.value) - before
+        if more > 0:
+            await self._quota.claim(operation.app, more)
 
     async def _get(self, operation: Operation) -> Entry | None:
         return await self._store.get(space_of(operation.app, operation.collection), operation.key)

@@ -13,6 +13,7 @@ from baas.face import Face
 from baas.listeners import Grant, Handover, Service
 from baas.metrics import Metrics
 from baas.query import Documents
+from baas.quota import Quota
 from baas.relay import Relay
 from pilotlight import sockets, stores
 from pilotlight.clock import steady
@@ -40,11 +41,12 @@ async def serve(
     metrics = Metrics()
     dialer = Dialer(outside_proxy())
     store = await stores.documents(settings.store, data)
+    quota = Quota(store, settings.max_documents)
     try:
         async with Relay(data.socket("gateway")) as calls:
             # The moments at which documents expire are those of the store's clock, and Redis goes by the date
             clock = steady if settings.store == "sqlite" else time.time
-            faces = Faces(Documents(store, clock=clock), calls, metrics)
+            faces = Faces(Documents(store, quota, clock=clock), calls, metrics)
 
             def make(grant: Grant) -> Service:
                 if grant.kind != "data":

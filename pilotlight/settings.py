@@ -147,6 +147,9 @@ class Settings:
         "where the registry and the documents are kept: sqlite, or a Redis such as redis://127.0.0.1:6379/0",
     )
     max_body: int = _setting(100 << 20, parse_size, "the largest request body, such as 100MB")
+    max_documents: int = _setting(
+        1 << 30, parse_size, "what the documents of one app may take together, such as 1GB"
+    )
     keep_alive: str = _setting(
         "ember",
         _one_of("ember", "fixed", "histogram", "greedy-dual"),

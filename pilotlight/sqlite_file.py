@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from pilotlight.problems import Problem
+from pilotlight.store import PLACE
 
 _APPLICATION: Final = 0x50494C54  # "PILT", in the file's header: it tells our files from others
 _BUSY: Final = 5.0  # seconds to wait for another process that looks into the file
@@ -19,6 +20,8 @@ _RESTORE: Final = (
     "Restore a copy of it, or move it away, with what else begins with its name, to start empty."
 )
 _ROOM: Final = 64 << 10  # bytes; less than SQLite needs beside the file to open it
+
+_SIZE: Final = f"(length(CAST({{0}}.key AS BLOB)) + length({{0}}.value) + {PLACE})"
 
 _SCHEMA: Final = (
     # Each element leads from the version that is its index to the next one.
@@ -30,6 +33,20 @@ _SCHEMA: Final = (
         # The last version that was given out. It only grows, so no version is used twice.
         "CREATE TABLE counter (last INTEGER NOT NULL)",
         "INSERT INTO counter VALUES (0)",
+    ),
+    (
+        # What `Store.size` tells, kept with each change: to add it up when asked would read the whole file
+        "CREATE TABLE sizes (space TEXT NOT NULL PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID",
+        f"INSERT INTO sizes SELECT space, sum({_SIZE.format('entries')}) FROM entries GROUP BY space",  # noqa: S608
+        f"""CREATE TRIGGER entry_made AFTER INSERT ON entries BEGIN
+            INSERT OR IGNORE INTO sizes VALUES (new.space, 0);
+            UPDATE sizes SET bytes = bytes + {_SIZE.format("new")} WHERE space = new.space; END""",  # noqa: S608
+        """CREATE TRIGGER entry_changed AFTER UPDATE ON entries BEGIN
+            UPDATE sizes SET bytes = bytes + length(new.value) - length(old.value)
+            WHERE space = new.space; END""",
+        f"""CREATE TRIGGER entry_deleted AFTER DELETE ON entries BEGIN
+            UPDATE sizes SET bytes = bytes - {_SIZE.format("old")} WHERE space = old.space;
+            DELETE FROM sizes WHERE space = old.space AND bytes = 0; END""",  # noqa: S608
     ),
 )
 

@@ -12,6 +12,9 @@ from msgspec import Struct
 ABSENT: Final = 0
 """As `Write.expect`: the key must not be there."""
 
+PLACE: Final = 200
+"""Bytes that an entry counts for besides its key and its value: about what its place in an index takes."""
+
 
 class Entry(Struct, frozen=True):
     """One value as it stands. `version` is never used twice within a store, also after a deletion."""
@@ -44,6 +47,11 @@ class Conflict(Exception):  # noqa: N818  an answer, not a fault
         self.found = found
 
 
+def size_of(key: str, value: bytes) -> int:
+    """Return what an entry counts for in `Store.size`, in bytes."""
+    return len(key.encode()) + len(value) + PLACE
+
+
 class Store(Protocol):
     """What a store can do. Each call may be made at any time between opening and closing."""
 
@@ -64,6 +72,13 @@ class Store(Protocol):
 
     async def drop(self, space: str) -> None:
         """Delete everything in a space."""
+        ...
+
+    async def size(self, prefix: str) -> int:
+        """Return what the entries of all spaces whose names start with prefix take, in bytes.
+
+        Each counts for its key, its value, and PLACE; an expired one until it is deleted.
+        """
         ...
 
     async def weakness(self) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from pilotlight.clock import steady
 from pilotlight.problems import Problem
-from pilotlight.store import ABSENT, Conflict, Entry, Write
+from pilotlight.store import ABSENT, Conflict, Entry, Write, size_of
 
 
 class MemoryStore:
@@ -62,6 +62,12 @@ class MemoryStore:
         """Delete everything in a space."""
         self._check(space)
         self._spaces.pop(space, None)
+
+    async def size(self, prefix: str) -> int:
+        """Return what the entries take in all spaces whose names start with prefix, in bytes."""
+        self._check(prefix)
+        spaces = [entries for space, entries in self._spaces.items() if space.startswith(prefix)]
+        return sum(size_of(entry.key, entry.value) for entries in spaces for entry in entries.values())
 
     async def weakness(self) -> str:
         """Tell that everything goes with the process."""

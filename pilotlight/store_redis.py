@@ -1,9 +1,10 @@
 """The store in Redis, 6.2 or newer (see store.py for what it promises).
 
 Of each space there are two keys, `order` (a sorted set of its keys, for scans) and `values` (a hash; a value
-behind its version and its end). All keys of a store carry one hash tag, so that a change is one script on
-one node, whole or not at all (https://redis.io/docs/latest/develop/programmability/eval-intro/). Time is
-Redis' own, so that services on several machines agree on what has expired.
+behind its version and its end); what each space takes stands in the hash `sizes`. All keys of a store carry
+one hash tag, so that a change is one script on one node, whole or not at all
+(https://redis.io/docs/latest/develop/programmability/eval-intro/). Time is Redis' own, so that services on
+several machines agree on what has expired.
 """
 
 import asyncio
@@ -205,7 +206,7 @@ class RedisStore:
         if not writes:
             self._check_open()
             return []
-        names = [self._tag + part for part in (b":counter", b":expiring", b":owner")]
+        names = [self._tag + part for part in (b":counter", b":expiring", b":owner", b":sizes")]
         places: dict[str, int] = {}
         arguments: list[Any] = [self._now(), self._owner, _CLAIM]
         for write in writes:
@@ -230,8 +231,22 @@ class RedisStore:
 
     async def drop(self, space: str) -> None:
         """Delete everything in a space. Raises Problem `unavailable`."""
+        async with self._asking(), self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.unlink(self._order(space), self._values(space))
+            pipeline.hdel(self._sizes, self._order(space))
+            await pipeline.execute()
+
+    async def size(self, prefix: str) -> int:
+        """Return what the entries take in all spaces whose names start with prefix, in bytes.
+
+        Raises Problem `unavailable`.
+        """
+        start = self._order(prefix)
+        total = 0
         async with self._asking():
-            await self._redis.unlink(self._order(space), self._values(space))
+            async for order, size in self._redis.hscan_iter(self._sizes, count=_EXAMINED):
+                total += int(size) if order.startswith(start) else 0
+        return total
 
     async def close(self) -> None:
         """End what was begun, and the connections. Closing twice does nothing."""
@@ -251,6 +266,10 @@ class RedisStore:
 
     def _now(self) -> str:
         return "" if self._clock is None else repr(self._clock())
+
+    @property
+    def _sizes(self) -> bytes:
+        return self._tag + b":sizes"
 
     def _order(self, space: str) -> bytes:
         return self._tag + b":order:" + space.encode()
@@ -295,7 +314,7 @@ class RedisStore:
                 by_order.setdefault(mark[4 : 4 + length], []).append(mark)
             for order, its in by_order.items():
                 values = order.replace(b":order:", b":values:", 1)
-                await self._swept([expiring, order, values], [self._now(), *its])
+                await self._swept([expiring, order, values, self._sizes], [self._now(), *its])
         return len(marks) == _SWEEP_BATCH
 
 

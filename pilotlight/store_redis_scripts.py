@@ -6,6 +6,8 @@ and its end (a double; 0 for never).
 
 from typing import Final
 
+from pilotlight.store import PLACE
+
 _NOW: Final = """
 local now = tonumber(ARGV[1])
 if not now then
@@ -68,15 +70,31 @@ return redis.call('GET', KEYS[1])
 
 GIVEN_UP: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
+# What an entry counts for in `Store.size`, and that it counts no more
+_SIZES: Final = f"""
+local function taken(values, key)
+  local packed = redis.call('HSTRLEN', values, key)
+  if packed == 0 then return 0 end
+  return #key + packed - 16 + {PLACE}
+end
+local function shrink(sizes, order, values, key)
+  local size = taken(values, key)
+  if size > 0 and redis.call('HINCRBY', sizes, order, -size) == 0 then
+    redis.call('HDEL', sizes, order)
+  end
+end
+"""
+
 # First all is judged, each write as those before it would leave things; only then anything is changed
 WRITE: Final = (
     _NOW
     + _OWN
+    + _SIZES
     + """
 if not owned(KEYS[3], ARGV[2], ARGV[3]) then
   return {'lost', redis.call('GET', KEYS[3])}
 end
-local counter, expiring = KEYS[1], KEYS[2]
+local counter, expiring, sizes = KEYS[1], KEYS[2], KEYS[4]
 local last = tonumber(redis.call('GET', counter) or '0')
 local next, standing, versions = last, {}, {}
 local count = (#ARGV - 3) / 6
@@ -108,6 +126,7 @@ for i = 0, count - 1 do
   local order, values = KEYS[place], KEYS[place + 1]
   local mark = struct.pack('>I4', #order) .. order .. key
   redis.call('ZREM', expiring, mark)
+  shrink(sizes, order, values, key)
   if versions[i + 1] == 0 then
     redis.call('ZREM', order, key)
     redis.call('HDEL', values, key)
@@ -119,6 +138,7 @@ for i = 0, count - 1 do
     end
     redis.call('ZADD', order, 0, key)
     redis.call('HSET', values, key, struct.pack('>i8d', versions[i + 1], expires) .. ARGV[at + 2])
+    redis.call('HINCRBY', sizes, order, taken(values, key))
   end
 end
 if next ~= last then redis.call('SET', counter, string.format('%.0f', next)) end
@@ -128,8 +148,9 @@ return {'written', versions}
 
 SWEEP: Final = (
     _NOW
+    + _SIZES
     + """
-local expiring, order, values = KEYS[1], KEYS[2], KEYS[3]
+local expiring, order, values, sizes = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 for i = 2, #ARGV do
   local mark = ARGV[i]
   local key = string.sub(mark, 5 + #order)
@@ -137,6 +158,7 @@ for i = 2, #ARGV do
   if score and tonumber(score) <= now then
     redis.call('ZREM', expiring, mark)
     if not alive(redis.call('HGET', values, key)) then
+      shrink(sizes, order, values, key)
       redis.call('ZREM', order, key)
       redis.call('HDEL', values, key)
     end

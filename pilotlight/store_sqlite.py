@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from pilotlight import sqlite_file
 from pilotlight.clock import steady
@@ -116,6 +116,18 @@ class SqliteStore:
         """Delete everything in a space."""
         await self._change(_Change(drop=space))
 
+    async def size(self, prefix: str) -> int:
+        """Return what the entries take in all spaces whose names start with prefix, in bytes."""
+        statement = "SELECT coalesce(sum(bytes), 0) FROM sizes WHERE space >= ?"
+        values: tuple[str, ...] = (prefix,)
+        if (end := after_prefix(prefix)) is not None:
+            statement += " AND space < ?"
+            values += (end,)
+        self._check_open()
+        return await asyncio.get_running_loop().run_in_executor(
+            self._readers, self._number, statement, values
+        )
+
     async def weakness(self) -> str:
         """Tell of none: the log is on the disk before a write is answered."""
         return ""
@@ -161,9 +173,16 @@ class SqliteStore:
         )
 
     def _select(self, statement: str, values: tuple[str | int | float, ...]) -> list[Entry]:
+        return [Entry(*row) for row in self._rows(statement, values)]
+
+    def _number(self, statement: str, values: tuple[str, ...]) -> int:
+        ((number,),) = self._rows(statement, values)
+        return int(number)
+
+    def _rows(self, statement: str, values: Sequence[str | int | float]) -> list[tuple[Any, ...]]:
         connection = self._connections.get()  # never waits: there are as many as there are threads
         try:
-            return [Entry(*row) for row in connection.execute(statement, values)]
+            return connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise sqlite_file.problem(error, self._path) from error
         finally:

@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 
 from pilotlight.ids import short_id
 from pilotlight.problems import Problem
-from pilotlight.store import ABSENT, Conflict, Entry, Store, Write
+from pilotlight.store import ABSENT, PLACE, Conflict, Entry, Store, Write
 from pilotlight.store_memory import MemoryStore
 from pilotlight.store_redis import RedisStore
 from pilotlight.store_sqlite import SqliteStore
@@ -266,6 +266,38 @@ class TestScanning:
     async def test_a_limit_below_one_gives_nothing(self, store: Store, limit: int) -> None:
         await store.write([put("a")])
         assert await keys(store, limit=limit) == []
+
+
+class TestSize:
+    async def test_entries_count_for_key_value_and_place(self, store: Store) -> None:
+        assert await store.size("") == 0
+        await store.write([put("ü", b"four", space="a/x"), put("k", b"", space="a/y"), put("k", space="b")])
+        assert await store.size("a/") == (2 + 4 + PLACE) + (1 + PLACE)
+        assert await store.size("a/x") == 6 + PLACE
+        assert await store.size("") == await store.size("a/") + await store.size("b")
+        assert await store.size("c") == 0
+
+    async def test_replacing_deleting_and_dropping_give_back(self, store: Store) -> None:
+        await store.write([put("k", b"x" * 1000), put("l", b"y" * 10), put("k", space="t")])
+        await store.write([put("k", b"z")])
+        assert await store.size("s") == (1 + 1 + PLACE) + (1 + 10 + PLACE)
+        await store.write([delete("k"), delete("not there"), put("l", b""), put("l", b"two")])
+        assert await store.size("s") == 1 + 3 + PLACE
+        await store.drop("s")
+        assert await store.size("s") == 0
+        assert await store.size("t") == 2 + PLACE
+
+    async def test_what_was_refused_takes_nothing(self, store: Store) -> None:
+        await store.write([put("k")])
+        with pytest.raises(Conflict):
+            await store.write([put("l", b"x" * 100), put("k", expect=ABSENT)])
+        assert await store.size("s") == 2 + PLACE
+
+    async def test_a_replaced_entry_that_had_expired_counts_once(self, store: Store, clock: Clock) -> None:
+        await store.write([put("k", b"x" * 100, ttl=1)])
+        clock.now += 2
+        await store.write([put("k", b"yy", expect=ABSENT)])
+        assert await store.size("s") == 3 + PLACE
 
 
 class TestExpiry:

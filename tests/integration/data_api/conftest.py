@@ -26,14 +26,15 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
 class Baas:
     """The running service."""
 
-    def __init__(self, data: DataFolder) -> None:
+    def __init__(self, data: DataFolder, max_documents: int = 1 << 30) -> None:
         self.data = data
+        self.settings = Settings(data=data.root, max_documents=max_documents)
         self.stopping = asyncio.Event()
         self._ready = asyncio.Event()
 
     async def start(self) -> None:
         self.task = asyncio.create_task(
-            serve(Settings(data=self.data.root), self.data, stopping=self.stopping, ready=self._ready.set)
+            serve(self.settings, self.data, stopping=self.stopping, ready=self._ready.set)
         )
         waiting = asyncio.create_task(self._ready.wait())
         await asyncio.wait({waiting, self.task}, return_when=asyncio.FIRST_COMPLETED, timeout=10)
@@ -95,9 +96,10 @@ def data() -> Iterator[DataFolder]:
 
 
 @pytest.fixture
-async def baas(data: DataFolder) -> AsyncIterator[Baas]:
+async def baas(data: DataFolder, request: pytest.FixtureRequest) -> AsyncIterator[Baas]:
+    """The service; a test may be parametrised with what the documents of an app may take."""
     before = asyncio.all_tasks()
-    baas = Baas(data)
+    baas = Baas(data, getattr(request, "param", 1 << 30))
     await baas.start()
     yield baas
     await baas.stop()

@@ -329,3 +329,52 @@ async def test_metrics_are_told(operator: Session, cart: Session) -> None:
     assert 'pilotlight_granted_listeners{kind="data"} 1.0' in text
     async with cart.get("/metrics") as response:
         assert (await response.json())["documents"] == []  # to a function it is a collection like others
+
+
+@pytest.mark.parametrize("baas", [100_000], indirect=True)
+class TestWhatAnAppMayTake:
+    async def test_a_full_app_can_shrink_and_go_on_and_others_do_not_notice(
+        self, operator: Session, cart: Session
+    ) -> None:
+        big = "x" * 30_000
+        for number in range(3):
+            async with cart.put(f"/things/{number}", json=big) as response:
+                assert response.status == 201
+        for method, path, body in (("PUT", "/things/3", big), ("POST", "/others", big)):
+            async with cart.request(method, path, json=body) as response:
+                document = await problem(response, 413, "too-large")
+                assert "'shop' take 90" in document["detail"]
+                assert "--max-documents" in document["detail"]
+        async with cart.get("/things/3") as response:
+            assert response.status == 404, "nothing of it was kept"
+        async with operator.put(
+            "/data/v1/things/3", json=big, headers={"Pilotlight-App": "other"}
+        ) as response:
+            assert response.status == 201
+        async with operator.put("/data/v1/things/0", json="short") as response:
+            assert response.status == 204, "a document may always shrink"
+        async with cart.put("/things/3", json=big) as response:
+            assert response.status == 201
+        async with cart.delete("/things/3") as response:
+            assert response.status == 204
+        async with cart.put("/things/4", json=big) as response:
+            assert response.status == 201
+
+    async def test_counters_and_patches_count_what_they_add(self, cart: Session) -> None:
+        async with cart.put("/things/0", json={"a": "x" * 99_000}) as response:
+            assert response.status == 201
+        async with cart.post("/counters/visits/increment") as response:
+            assert response.status == 200
+        async with cart.patch("/things/0", data=json.dumps({"b": "y" * 2000}), headers=MERGE) as response:
+            await problem(response, 413, "too-large")
+        async with cart.patch("/things/0", data=b'{"a":null}', headers=MERGE) as response:
+            assert response.status == 200
+
+    async def test_many_small_documents_count_for_their_places(self, cart: Session) -> None:
+        statuses = []
+        for number in range(600):
+            async with cart.put(f"/small/{number}", json=1) as response:
+                statuses.append(response.status)
+        assert statuses == sorted(statuses)
+        assert 480 < statuses.count(201) < 500
+        assert set(statuses) == {201, 413}
