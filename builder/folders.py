@@ -1,4 +1,4 @@
-"""Removes folders that a build filled: whatever permissions it took away, and telling what stays."""
+"""Removes folders that a build filled, whatever permissions it took away, and measures them."""
 
 import contextlib
 import logging
@@ -21,3 +21,13 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
         _log.error("%s can't be removed; remove it by hand, as root", folder)
+
+
+def size(folder: Path) -> int:
+    """Return what the files in a folder take, in bytes; for a thread."""
+    total = 0
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):  # git renames and removes its own meanwhile
+                total += (Path(parent) / name).lstat().st_size
+    return total

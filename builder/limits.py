@@ -8,6 +8,7 @@ class Limits:
     """Bounds of one push. Sizes are in bytes, times in seconds."""
 
     pack: int = 512 << 20  # what git sends
+    repository: int = 1 << 30  # all of an app's history; one push may go beyond
     tree: int = 512 << 20  # all files of a commit
     file: int = 100 << 20
     files: int = 20_000

@@ -54,6 +54,8 @@ class GitRemote:
         service = request.query.get("service")
         if service not in {PUSH, FETCH}:
             raise Problem("forbidden", f"Only {PUSH} and {FETCH} are served, over git's smart HTTP protocol.")
+        if service == PUSH:  # where it is refused here, git shows the reason
+            await self._repositories.make_room(app)
         if self._repositories.exists(app):
             return await self._git(request, f"{app}.git")
         if service == FETCH:
@@ -71,6 +73,7 @@ class GitRemote:
     async def push(self, request: web.Request) -> web.StreamResponse:
         """Take a push; git's hooks build and deploy it on the way."""
         app = _app(request)
+        await self._repositories.make_room(app)
         async with self._pushes.open(app, _url(request), _pusher(request)) as push:
             extra = {"PILOTLIGHT_PUSH": push.id, "PILOTLIGHT_HOOKS": self._hooks}
             return await self._git(request, f"{app}.git", extra)

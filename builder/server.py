@@ -55,7 +55,7 @@ def prepare() -> Host:
 
 
 async def serve(
-    settings: Settings,  # noqa: ARG001  every service has this signature
+    settings: Settings,
     data: DataFolder,
     *,
     host: Host,
@@ -67,7 +67,8 @@ async def serve(
     try:
         index = host.index.store(data.run / PACKAGE_INDEX)
         machine = Machine(client.builds, host.languages)
-        builder = Builder(data, client.builds, machine.languages, index, Limits())
+        limits = Limits(repository=settings.max_repository)
+        builder = Builder(data, client.builds, machine.languages, index, limits)
         await builder.serve(stopping, ready)
     finally:
         await client.close()

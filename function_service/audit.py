@@ -22,7 +22,6 @@ from pilotlight.problems import Problem
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_FILE: Final = 8 << 20  # bytes; at that size a file becomes an older one
 _OLDER: Final = 9  # files that are kept besides the present one
 _LONGEST: Final = 200  # characters of a text that a caller chose
 
@@ -30,9 +29,10 @@ _LONGEST: Final = 200  # characters of a text that a caller chose
 class AuditLog:
     """The log in a folder. One thing at a time is written."""
 
-    def __init__(self, path: Path, *, largest: int = _FILE) -> None:
+    def __init__(self, path: Path, most: int = 80 << 20) -> None:
+        """`most` is what all files may take together, in bytes."""
         self._path = path
-        self._largest = largest
+        self._largest = most // (_OLDER + 1)
         self._turn = asyncio.Lock()
         self._under_way: set[asyncio.Task[Any]] = set()
 

@@ -10,7 +10,6 @@ from typing import Generic, TypeVar
 import msgspec
 
 _log = logging.getLogger(__name__)
-_FILE = 4 << 20  # bytes; at that size a file becomes the older one of the two
 
 E = TypeVar("E", bound=msgspec.Struct)
 
@@ -18,9 +17,13 @@ E = TypeVar("E", bound=msgspec.Struct)
 class Journal(Generic[E]):
     """The entries of all functions, in one folder, one JSON object a line."""
 
-    def __init__(self, folder: Path, kind: type[E], what: str) -> None:
-        """`what` names the entries where some are lost, such as `Logs of functions`."""
+    def __init__(self, folder: Path, kind: type[E], what: str, most: int) -> None:
+        """`what` names the entries where some are lost, such as `Logs of functions`.
+
+        `most` is what those of one function may take, in bytes; the files may be larger by one `append`.
+        """
         self._folder = folder
+        self._largest = most // 2  # at that size a file becomes the older one of the two
         self._decoder = msgspec.json.Decoder(kind)
         self._what = what
         self._failing = False
@@ -34,7 +37,7 @@ class Journal(Generic[E]):
         try:
             with newer.open("ab") as file:
                 file.write(b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries))
-                full = file.tell() > _FILE
+                full = file.tell() > self._largest
             if full:
                 newer.replace(older)
             self._failing = False

@@ -13,10 +13,11 @@ _FOLLOWER = 1000  # lines that wait for a slow follower
 class LogBook:
     """The logs of all functions, in one folder; `calls` are the calls that have ended."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, most: int = 8 << 20) -> None:
+        """`most` is what the lines of one function may take, and what its calls may, in bytes."""
         (folder / "calls").mkdir(parents=True, exist_ok=True)
-        self._journal = Journal(folder, LogLine, "Logs of functions")
-        self.calls = Journal(folder / "calls", Usage, "Reports of calls")
+        self._journal = Journal(folder, LogLine, "Logs of functions", most)
+        self.calls = Journal(folder / "calls", Usage, "Reports of calls", most)
         self._followers: dict[str, set[asyncio.Queue[LogLine]]] = {}
 
     def append(self, function: str, lines: Sequence[LogLine]) -> None:

@@ -27,7 +27,6 @@ _APPS, _REVISIONS, _KEYS, _SECRETS = (
     "registry/secrets",
 )
 _OPEN_ON_DISK = Write(space="registry/state", key="secrets-open-on-disk", value=b"true")
-KEPT_REVISIONS = 10  # of each function
 _PAGE = 1000
 _APART = 0.001  # seconds between two revisions of a function, at least
 
@@ -78,8 +77,10 @@ class AppRecord(Struct, frozen=True, kw_only=True):
 class Registry:
     """What is deployed, and who may use it."""
 
-    def __init__(self, store: Store, safe: Safe) -> None:
+    def __init__(self, store: Store, safe: Safe, kept_revisions: int = 10) -> None:
+        """`kept_revisions` are kept of each function."""
         self._store = store
+        self._kept_revisions = kept_revisions
         self._safe = safe
         self.turn = asyncio.Lock()
         self.changes: set[asyncio.Task[Any]] = set()
@@ -274,7 +275,11 @@ class Registry:
         newest = {revision.id for revision in fresh}
         for name in self.revisions:
             known = sorted(self._of_app(record.name, name), key=lambda r: r.id not in newest)
-            kept = {record.live[name], *(r.id for r in known[:KEPT_REVISIONS])} if name in record.live else ()
+            kept = (
+                {record.live[name], *(r.id for r in known[: self._kept_revisions])}
+                if name in record.live
+                else ()
+            )
             gone += [r for r in known if r.id not in kept and r.id not in prepared]
         await self._store.write([_app(record), *map(_revision, fresh), *map(_removal, gone)])
         for revision in fresh:

@@ -15,6 +15,7 @@ from function_service.engines.embedded import namespaces
 from function_service.engines.embedded.engine import EmbeddedEngine
 from function_service.engines.embedded.namespaces import Users
 from function_service.fleet import Fleet
+from function_service.garbage import Garbage
 from function_service.keeper import Keeper
 from function_service.layers.store import LayerStore
 from function_service.logs import LogBook
@@ -26,7 +27,6 @@ from function_service.service import (
     BuildsDoor,
     ControlDoor,
     InvocationsDoor,
-    collect_garbage,
 )
 from function_service.shells import Shells
 from function_service.snapshots import Snapshots
@@ -66,19 +66,20 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
         stack.push_async_callback(store.close)
         named = settings.secrets_key
         safe = Safe(Path(named) if named else data.secrets_key, ours=not named)
-        registry = Registry(store, safe)
+        registry = Registry(store, safe, settings.kept_revisions)
         stack.push_async_callback(registry.close)
         await registry.load()
-        audit = AuditLog(data.audit)
+        audit = AuditLog(data.audit, settings.max_audit)
         stack.push_async_callback(audit.close)
         await _first_key(registry, data, audit)
         opening = asyncio.create_task(_open_secrets(registry, store), name="open the secrets")
         stack.push_async_callback(asyncio.wait, [opening])
         layers = LayerStore(data.layers)
         layers.start()
-        logs = LogBook(data.logs)
+        logs = LogBook(data.logs, settings.max_logs)
+        garbage = Garbage(registry, layers, logs, settings.max_unused_layers)
         if registry.apps:  # else the registry may be lost, and what others need be taken for garbage
-            await collect_garbage(registry, layers, logs, None)
+            await garbage.collect()
         engine = EmbeddedEngine(data, layers, users, interpreters, debug=debug)
         stack.push_async_callback(engine.close)
         await engine.start()
@@ -94,6 +95,7 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
         keeper = Keeper(policies.choose(settings.keep_alive, budget, thrift))
         fleet = Fleet(engine, pool, snapshots, registry, layers, logs, keeper)
         stack.push_async_callback(fleet.close)
+        garbage.fleet = fleet
         metrics = Metrics()
         fleet.observe = metrics.started
         pool.observe = metrics.took
@@ -116,13 +118,14 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
                     audit,
                     store,
                     Shells(engine, registry, fleet, layers, interpreters, audit),
+                    garbage,
                 ),
                 Vault: VaultDoor(registry, snapshots, invocations, audit),
                 Builds: BuildsDoor(
                     registry,
                     fleet,
                     layers,
-                    logs,
+                    garbage,
                     engine,
                     interpreters,
                     data.builds,

@@ -37,6 +37,7 @@ from function_service.contract import (
 )
 from function_service.engines.base import Engine
 from function_service.fleet import ENDED_BY_ITSELF, Event, Fleet
+from function_service.garbage import Garbage
 from function_service.instance import State, explain
 from function_service.layers.store import LayerStore
 from function_service.logs import LogBook
@@ -45,7 +46,7 @@ from function_service.pool import Pool
 from function_service.registry import Registry
 from function_service.shells import Shells
 from function_service.snapshots import Snapshots
-from pilotlight import clock, rpc, trees
+from pilotlight import clock, rpc
 from pilotlight.problems import Problem
 from pilotlight.store import Store
 from runtimes.declaration import Interpreter, load_all
@@ -162,8 +163,10 @@ class ControlDoor:
         audit: AuditLog,
         store: Store,
         shells: Shells,
+        garbage: Garbage,
     ) -> None:
         self._audit = audit
+        self._garbage = garbage
         self._store = store
         self._shells = shells
         self._registry = registry
@@ -219,7 +222,7 @@ class ControlDoor:
         await self._fleet.to_zero(function)
         await self._fleet.last_words(function)
         self._metrics.forget(function)
-        await collect_garbage(self._registry, self._layers, self._logs, self._fleet)
+        await self._garbage.collect()
         return app_gone
 
     async def instances(self, function: str | None) -> list[InstanceStatus]:
@@ -370,7 +373,7 @@ class BuildsDoor:
         registry: Registry,
         fleet: Fleet,
         layers: LayerStore,
-        logs: LogBook,
+        garbage: Garbage,
         engine: Engine,
         interpreters: tuple[Interpreter, ...],
         builds: Path,
@@ -385,7 +388,7 @@ class BuildsDoor:
         self._registry = registry
         self._fleet = fleet
         self._layers = layers
-        self._logs = logs
+        self._garbage = garbage
         self._engine = engine
         self._interpreters = interpreters
         self._builds = builds
@@ -435,12 +438,16 @@ class BuildsDoor:
         """Tell whether a layer is there."""
         found = self._layers.has(digest)
         self._metrics.looked_up(found=found)
+        if found:
+            self._garbage.asked(digest)
         return found
 
     async def seal_layer(self, digest: str, folder: str, description: str) -> None:
         """Move a built folder into the store."""
         path = self._below_builds(folder)
+        self._garbage.asked(digest)
         await asyncio.to_thread(self._layers.seal, digest, path, "code", description)
+        await self._garbage.collect_layers()
 
     async def verify(self, revision: Revision) -> None:
         """Start a revision once, and end it."""
@@ -469,26 +476,6 @@ class BuildsDoor:
         details["revisions"] = self._registry.apps[app].live
         if changed:
             self._invocations.publish()
-            await collect_garbage(self._registry, self._layers, self._logs, self._fleet)
-
-
-async def collect_garbage(
-    registry: Registry, layers: LayerStore, logs: LogBook, fleet: Fleet | None, spare: float = 3600.0
-) -> None:
-    """Remove the logs of functions that are no more, and code layers that nobody needs.
-
-    Needed are those of revisions that are kept, and of instances that still drain. Layers younger than
-    `spare` seconds may belong to a push that is under way.
-    """
-    logs.delete_others(r.config.name for r in registry.all_live())
-    present = [layer for layer in await asyncio.to_thread(layers.all) if layer.kind == "code"]
-    needed = registry.layers_in_use()
-    for layer in present:
-        if layer.digest in needed or time.time() - layer.created <= spare:
-            continue
-        # Asked again: other turns may have come since
-        mounted = fleet.layers_in_use() if fleet is not None else set()
-        if layer.digest not in registry.layers_in_use() | mounted:
-            # Withdrawn before anybody else has a turn, so that no revision is prepared with it meanwhile
-            withdrawn = layers.withdraw(layer.digest)
-            await asyncio.to_thread(trees.remove, withdrawn)
+            revisions = await self.current(app)
+            self._garbage.settled(digest for each in revisions for digest in (each.code, each.dependencies))
+            await self._garbage.collect()

@@ -150,6 +150,19 @@ class Settings:
     max_documents: int = _setting(
         1 << 30, parse_size, "what the documents of one app may take together, such as 1GB"
     )
+    max_logs: int = _setting(
+        8 << 20, parse_size, "what the lines that one function printed may take, and its calls, such as 8MB"
+    )
+    max_audit: int = _setting(80 << 20, parse_size, "what the audit log may take, such as 80MB")
+    max_unused_layers: int = _setting(
+        2 << 30,
+        parse_size,
+        "what layers of pushes that failed or are under way may take, such as 2GB",
+    )
+    max_repository: int = _setting(
+        1 << 30, parse_size, "what the git repository of one app may take, such as 1GB"
+    )
+    kept_revisions: int = _setting(10, _count, "how many revisions of a function are kept to roll back to")
     keep_alive: str = _setting(
         "ember",
         _one_of("ember", "fixed", "histogram", "greedy-dual"),

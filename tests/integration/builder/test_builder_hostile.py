@@ -4,6 +4,8 @@ import asyncio
 import gzip
 import hashlib
 import io
+import os
+import random
 import struct
 import zlib
 from dataclasses import replace
@@ -188,3 +190,38 @@ async def test_a_tree_and_a_commit_that_git_would_not_make_are_refused_by_git(pl
     told = await _send(platform, _request(_pack(_entry(_COMMIT, len(text), text)), name))
     assert b"unpack" in told
     assert platform.repositories() == []
+
+
+class TestARepositoryWithALimit:
+    @pytest.fixture
+    def limits(self):
+        return replace(Limits(), repository=300_000)
+
+    async def test_history_beyond_it_is_refused_with_the_remedy(self, platform):
+        work = await platform.work("hello")
+        for number in range(2):
+            await work.commit(
+                {"handler.toy": str(number), "data.bin": random.Random(number).randbytes(200_000)}
+            )
+            code, lines = await work.push()
+            assert code == 0, lines
+        await work.commit({"handler.toy": "more"})
+        code, lines = await work.push()
+        assert code != 0
+        assert "'hello' takes 4" in "".join(lines)
+        assert "--max-repository" in "".join(lines)
+        assert platform.builds.activations == 2
+
+    async def test_what_forced_pushes_have_replaced_makes_room(self, platform):
+        work = await platform.work("hello")
+        for number in range(3):
+            await work.commit(
+                {"handler.toy": str(number), "data.bin": random.Random(number).randbytes(200_000)}
+            )
+            if number:  # alone, without what was before it
+                await work.git("update-ref", "-d", "HEAD")
+                await work.commit({"handler.toy": f"{number} alone"})
+            for file in (platform.data.repositories / "hello.git").rglob("objects/*/*"):
+                os.utime(file, (0, 0))  # as if they were pushed long ago
+            code, lines = await work.push("+main")
+            assert code == 0, lines

@@ -64,7 +64,7 @@ async def test_what_a_killed_process_left_spoils_no_other_line(path: Path) -> No
 
 
 async def test_it_is_bounded_and_told_in_order_across_its_files(path: Path) -> None:
-    log = AuditLog(path, largest=400)
+    log = AuditLog(path, 4000)
     for number in range(100):
         await log.write(str(number), PLATFORM, {})
     files = sorted(path.parent.iterdir())

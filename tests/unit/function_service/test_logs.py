@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from function_service import journal, logs
+from function_service import logs
 from function_service.contract import LogLine, Usage
 from function_service.logs import LogBook
 
@@ -23,11 +23,8 @@ def test_the_last_lines_are_told_oldest_first(tmp_path: Path) -> None:
     assert book.tail("other", 3) == []
 
 
-def test_what_is_kept_is_bounded_and_goes_on_over_the_two_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(journal, "_FILE", 10_000)
-    book = LogBook(tmp_path)
+def test_what_is_kept_is_bounded_and_goes_on_over_the_two_files(tmp_path: Path) -> None:
+    book = LogBook(tmp_path, 20_000)
     for number in range(1000):
         book.append("f", [line(number, f"{number} " + "x" * 50)])
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 25_000

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from function_service.contract import FunctionConfig, Revision, Scope
-from function_service.registry import KEPT_REVISIONS, Registry
+from function_service.registry import Registry
 from pilotlight.problems import Problem
 from pilotlight.store import Write
 from pilotlight.store_memory import MemoryStore
@@ -112,10 +112,10 @@ async def test_functions_that_are_not_in_the_new_commit_go() -> None:
 
 
 async def test_only_so_many_revisions_are_kept_and_the_live_one_always() -> None:
-    registry = Registry(SlowStore(), open_safe())
-    for number in range(1, KEPT_REVISIONS + 4):
+    registry = Registry(SlowStore(), open_safe(), kept_revisions=3)
+    for number in range(1, 8):
         await push(registry, made("f", number))
-    assert len(registry.revisions["f"]) == KEPT_REVISIONS
+    assert len(registry.revisions["f"]) == 3
     oldest = registry.kept("f")[-1]
     await registry.rollback("f", oldest.id)
     await registry.prepare("a", "later", [made("f", 100), made("f", 101)])
