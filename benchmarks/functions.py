@@ -1,6 +1,6 @@
 """The functions that the benchmarks deploy: a hello in each language, and two with a purpose."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from runtimes.declaration import choose, load_all
@@ -115,12 +115,17 @@ def manifest(name: str, **settings: str) -> dict[str, str]:
     return {"pilotlight.toml": _MANIFEST.replace("NAME", name) + more}
 
 
-def many(names: Sequence[str], **settings: str) -> dict[str, str]:
-    """Return the files of an app of many functions, each a hello; settings as for `manifest`."""
+def together(parts: Mapping[str, tuple[Mapping[str, str], str]]) -> dict[str, str]:
+    """Return the files of an app of several functions: by name, its files, and further lines of its manifest."""
     files: dict[str, str] = {}
     text = ""
-    for name in names:
-        files |= {f"{name}/{path}": content for path, content in HELLO["python"].items()}
-        text += f'[functions.{name}]\naccess = "public"\ncpu = 1.0\n'
-        text += "".join(f"{key} = {value}\n" for key, value in settings.items())
+    for name, (sources, settings) in parts.items():
+        files |= {f"{name}/{path}": source for path, source in sources.items()}
+        text += f'[functions.{name}]\naccess = "public"\n{settings}'
     return {**files, "pilotlight.toml": text}
+
+
+def many(names: Sequence[str], **settings: str) -> dict[str, str]:
+    """Return the files of an app of many functions, each a hello; settings as for `manifest`."""
+    lines = "cpu = 1.0\n" + "".join(f"{key} = {value}\n" for key, value in settings.items())
+    return together({name: (HELLO["python"], lines) for name in names})

@@ -10,7 +10,7 @@ import time
 from statistics import median
 
 from benchmarks import flood, load, options, platform, report, stats
-from benchmarks.functions import HELLO, manifest
+from benchmarks.functions import HELLO, manifest, together
 from benchmarks.load import Caller, Client
 from benchmarks.platform import Platform
 from benchmarks.report import Figure, Plot, Series
@@ -108,9 +108,15 @@ def run(arguments: argparse.Namespace) -> int:
     paths = {what: f"/function/hostile-{number}" for number, what in enumerate(_HOSTILE)}
     with platform.running() as target, load.client() as crowd, load.client() as guest:
         target.push("quiet", {**HELLO["python"], **manifest("quiet")})
-        for what, path in paths.items():
-            name = path.rpartition("/")[2]
-            target.push(name, {"handler.py": _UNTIL + _HOSTILE[what], **_modest(name)})
+        target.push(
+            "hostile",
+            together(
+                {
+                    path.rpartition("/")[2]: ({"handler.py": _UNTIL + _HOSTILE[what]}, 'timeout = "60s"\n')
+                    for what, path in paths.items()
+                }
+            ),
+        )
         windows: dict[str, list[list[float]]] = {what: [] for what in (_QUIET, *paths)}
         progress = Progress("neighbour", (count + 1) * len(windows))
         for number in range(count + 1):
@@ -127,11 +133,6 @@ def run(arguments: argparse.Namespace) -> int:
         "ended is called again at once, so its cold starts are part of what the neighbour bears."
     )
     return run.finish()
-
-
-def _modest(name: str) -> dict[str, str]:
-    """Return a manifest that leaves all limits as they are."""
-    return {"pilotlight.toml": f'[functions.{name}]\npath = "."\naccess = "public"\ntimeout = "60s"\n'}
 
 
 def _window(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import flood, load, options, platform, report, stats
 from benchmarks.flood import Closed, Flooded, Seen
-from benchmarks.functions import COMPUTING, HELLO, WAITING, manifest
+from benchmarks.functions import COMPUTING, HELLO, WAITING, manifest, together
 from benchmarks.load import Client
 from benchmarks.platform import Platform
 from benchmarks.report import Figure, Plot, Series
@@ -76,8 +76,16 @@ def run(arguments: argparse.Namespace) -> int:
         _Shape("waiting", f"20 ms of waiting each, {_WAITING_INSTANCES} instances"),
     ]
     with platform.running() as target, load.client() as crowd, load.client() as guest:
-        target.push("computing", {**COMPUTING, **manifest("computing", max_instances=str(_processors()))})
-        target.push("waiting", {**WAITING, **manifest("waiting", max_instances=str(_WAITING_INSTANCES))})
+        instances = "cpu = 1.0\nmax_instances = {}\n"
+        target.push(
+            "flooded",
+            together(
+                {
+                    "computing": (COMPUTING, instances.format(_processors())),
+                    "waiting": (WAITING, instances.format(_WAITING_INSTANCES)),
+                }
+            ),
+        )
         target.push("neighbour", {**HELLO["python"], **manifest("neighbour")})
         for shape in shapes:
             _rise(target, crowd, shape, seconds, quick=arguments.quick)

@@ -6,6 +6,7 @@ beginning, at rest both times, has been left behind.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import time
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks import inventory, load, options, platform, report
-from benchmarks.functions import HELLO, SLOW, languages
+from benchmarks.functions import HELLO, SLOW, languages, together
 from benchmarks.inventory import Item
 from benchmarks.load import Caller, Client
 from benchmarks.platform import Platform
@@ -59,7 +60,7 @@ class _Life:
 
     target: Platform
     client: Client
-    node: bool
+    whole: bool  # with the functions that take longer
     numbers: Iterator[int]
 
     def cycle(self) -> None:
@@ -67,7 +68,7 @@ class _Life:
         number = next(self.numbers)
         app = f"life-{number % 3}"
         for revision in range(_REVISIONS):
-            files = _files(app, f"{number}-{revision}", node=self.node)
+            files = _files(app, f"{number}-{revision}", whole=self.whole)
             self.target.push(app, files, force=revision > 0)
             self._call(app, number)
         listed = json.loads(self.target.api("GET", "/api/v1/functions"))["functions"]
@@ -83,8 +84,7 @@ class _Life:
         caller = Caller(address)
         for name, status in (
             ("hello", 200),
-            ("slow", 200),
-            *((("node", 200),) if self.node else ()),
+            *((name, 200) for name in (_more() if self.whole else ())),
             ("crashing", 502),
             ("endless", 504),
         ):
@@ -136,8 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
     run = options.Run("soak", arguments)
     seconds = 60 * (arguments.minutes or _MINUTES)
     with platform.running() as target, load.client() as client:
-        node = any(each.name == "node" for each in languages())
-        life = _Life(target, client, node, itertools.count())
+        life = _Life(target, client, not arguments.quick, itertools.count())
         for _ in range(1 if arguments.quick else _WARM_UP):
             life.cycle()
         target.settle()
@@ -167,23 +166,28 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if grown else code
 
 
-def _files(app: str, text: str, *, node: bool) -> dict[str, str]:
+def _files(app: str, text: str, *, whole: bool) -> dict[str, str]:
     """Return an app of several functions, of which the text makes a new revision each."""
     parts = {
         "hello": (HELLO["python"], ""),
-        "slow": (SLOW["python"], ""),
         "stateful": ({"handler.py": _STATEFUL}, ""),
         "crashing": ({"handler.py": _CRASHING}, ""),
-        "endless": ({"handler.py": _ENDLESS}, 'timeout = "300ms"\n'),
-        **({"node": (HELLO["node"], "")} if node else {}),
+        "endless": ({"handler.py": _ENDLESS}, 'timeout = "1s"\n'),
+        **({name: (source, "") for name, source in _more().items()} if whole else {}),
     }
-    files: dict[str, str] = {}
-    manifest = ""
-    for name, (sources, settings) in parts.items():
-        files |= {f"{app}-{name}/{path}": source for path, source in sources.items()}
-        files[f"{app}-{name}/revision.txt"] = text
-        manifest += f'[functions.{app}-{name}]\naccess = "public"\ncpu = 1.0\n{settings}'
-    return {**files, "pilotlight.toml": manifest}
+    return together(
+        {
+            f"{app}-{name}": ({**sources, "revision.txt": text}, f"cpu = 1.0\n{settings}")
+            for name, (sources, settings) in parts.items()
+        }
+    )
+
+
+@functools.cache
+def _more() -> dict[str, dict[str, str]]:
+    """Return the functions that only a long run has: one that gets a snapshot, and one in Node if there is any."""
+    node = any(each.name == "node" for each in languages())
+    return {"slow": SLOW["python"], **({"node": HELLO["node"]} if node else {})}
 
 
 def _pairs(before: list[Item], after: list[Item]) -> list[tuple[Item, Item]]:

@@ -13,6 +13,7 @@ from builder.cgi import Running, run
 from builder.metrics import Metrics
 from builder.pushes import Pushes
 from builder.repository import Repositories
+from builder.room import Room
 from function_service.contract import PLATFORM, Actor
 from pilotlight.ids import NAME_RULE, is_name
 from pilotlight.problems import Problem
@@ -36,6 +37,7 @@ class GitRemote:
         self._hooks = hooks  # the path of the socket that hooks ask
         self._metrics = metrics
         self._running = Running(repositories.limits)
+        self._room = Room(repositories)
 
     def application(self) -> web.Application:
         """Return the routes."""
@@ -55,7 +57,7 @@ class GitRemote:
         if service not in {PUSH, FETCH}:
             raise Problem("forbidden", f"Only {PUSH} and {FETCH} are served, over git's smart HTTP protocol.")
         if service == PUSH:  # where it is refused here, git shows the reason
-            await self._repositories.make_room(app)
+            await self._room.make(app)
         if self._repositories.exists(app):
             return await self._git(request, f"{app}.git")
         if service == FETCH:
@@ -73,7 +75,7 @@ class GitRemote:
     async def push(self, request: web.Request) -> web.StreamResponse:
         """Take a push; git's hooks build and deploy it on the way."""
         app = _app(request)
-        await self._repositories.make_room(app)
+        await self._room.make(app)
         async with self._pushes.open(app, _url(request), _pusher(request)) as push:
             extra = {"PILOTLIGHT_PUSH": push.id, "PILOTLIGHT_HOOKS": self._hooks}
             return await self._git(request, f"{app}.git", extra)

@@ -5,7 +5,6 @@ an old repository behaves as a new one, and nobody can change how ours behaves b
 """
 
 import asyncio
-import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -22,10 +21,7 @@ from pilotlight.settings import inherited
 ZERO: Final = "0" * 40
 """What stands for no object in a ref update."""
 
-_log = logging.getLogger(__name__)
-
 _GIT_DEADLINE: Final = 30.0
-_UNREACHABLE: Final = "1.hour.ago"  # when what no ref leads to may go; a push takes half of that at most
 # what old but harmless commits in many real repositories have wrong with them
 _TOLERATED = ("missingSpaceBeforeDate", "badTimezone", "zeroPaddedFilemode", "missingNameBeforeEmail")
 _BRANCHES = "refs/heads/"
@@ -167,30 +163,6 @@ class Repositories:
         gone = self.root / f".gone-{short_id()}"
         self.path(app).rename(gone)
         await asyncio.to_thread(folders.remove, gone)
-
-    async def make_room(self, app: str) -> None:
-        """See that an app's repository is within its limit, by removing what no branch leads to any more.
-
-        Raises Problem `too-large`.
-        """
-        if not self.exists(app) or await self._size(app) <= self.limits.repository:
-            return
-        try:
-            # Younger ones may belong to a push that is under way
-            await self.git("gc", "--quiet", f"--prune={_UNREACHABLE}", app=app, within=self.limits.step)
-        except Problem as problem:  # another push is just doing the same, or the disk is full
-            _log.warning("The repository of %s was not cleaned: %s", app, problem.detail)
-        size = await self._size(app)
-        if size > self.limits.repository:
-            raise Problem(
-                "too-large",
-                f"The repository of {app!r} takes {size} bytes, and may take {self.limits.repository}. What "
-                "a forced push has replaced is removed an hour later. Delete the functions and push again "
-                "to begin without the history; --max-repository of the platform raises the limit.",
-            )
-
-    async def _size(self, app: str) -> int:
-        return await asyncio.to_thread(folders.size, self.path(app))
 
     async def branches(self, app: str) -> Branches:
         """Return the branches and which of them is deployed."""
