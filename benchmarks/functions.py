@@ -116,7 +116,7 @@ def manifest(name: str, **settings: str) -> dict[str, str]:
 
 
 def together(parts: Mapping[str, tuple[Mapping[str, str], str]]) -> dict[str, str]:
-    """Return the files of an app of several functions: by name, its files, and further lines of its manifest."""
+    """Return the files of an app of several functions: by name, files, and more lines of its manifest."""
     files: dict[str, str] = {}
     text = ""
     for name, (sources, settings) in parts.items():
@@ -128,4 +128,4 @@ def together(parts: Mapping[str, tuple[Mapping[str, str], str]]) -> dict[str, st
 def many(names: Sequence[str], **settings: str) -> dict[str, str]:
     """Return the files of an app of many functions, each a hello; settings as for `manifest`."""
     lines = "cpu = 1.0\n" + "".join(f"{key} = {value}\n" for key, value in settings.items())
-    return together({name: (HELLO["python"], lines) for name in names})
+    return together(dict.fromkeys(names, (HELLO["python"], lines)))

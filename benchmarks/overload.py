@@ -76,13 +76,13 @@ def run(arguments: argparse.Namespace) -> int:
         _Shape("waiting", f"20 ms of waiting each, {_WAITING_INSTANCES} instances"),
     ]
     with platform.running() as target, load.client() as crowd, load.client() as guest:
-        instances = "cpu = 1.0\nmax_instances = {}\n"
+        lines = f'cpu = 1.0\ntimeout = "{_TIMEOUT:g}s"\nmax_instances = '
         target.push(
             "flooded",
             together(
                 {
-                    "computing": (COMPUTING, instances.format(_processors())),
-                    "waiting": (WAITING, instances.format(_WAITING_INSTANCES)),
+                    "computing": (COMPUTING, f"{lines}{_processors()}\n"),
+                    "waiting": (WAITING, f"{lines}{_WAITING_INSTANCES}\n"),
                 }
             ),
         )

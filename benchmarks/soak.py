@@ -185,7 +185,7 @@ def _files(app: str, text: str, *, whole: bool) -> dict[str, str]:
 
 @functools.cache
 def _more() -> dict[str, dict[str, str]]:
-    """Return the functions that only a long run has: one that gets a snapshot, and one in Node if there is any."""
+    """Return the functions that only a long run has: one that gets a snapshot, and one in Node."""
     node = any(each.name == "node" for each in languages())
     return {"slow": SLOW["python"], **({"node": HELLO["node"]} if node else {})}
 

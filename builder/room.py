@@ -13,7 +13,9 @@ from pilotlight.problems import Problem
 _log = logging.getLogger(__name__)
 
 _UNREACHABLE: Final = "1.hour.ago"  # when what no ref leads to may go; a push takes half of that at most
-_AGAIN: Final = 600.0  # seconds until a repository is cleaned again: that takes long, and pushers may ask often
+_AGAIN: Final = (
+    600.0  # seconds until a repository is cleaned again: that takes long, and pushers may ask often
+)
 
 
 class Room:
@@ -39,8 +41,8 @@ class Room:
         if size > self._limits.repository:
             raise Problem(
                 "too-large",
-                f"The repository of {app!r} takes {size} bytes, and may take {self._limits.repository}. What a "
-                "forced push has replaced is removed an hour later. Delete the functions and push again to "
+                f"The repository of {app!r} takes {size} bytes, and may take {self._limits.repository}. What "
+                "a forced push has replaced is removed an hour later. Delete the functions and push again to "
                 "begin without the history; --max-repository of the platform raises the limit.",
             )
 
