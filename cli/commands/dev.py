@@ -52,7 +52,8 @@ def command(folder: Path, port: int | None, *, debug: bool, debug_port: int | No
     where = port or own_platform.free_port("this platform")
     top = Path(tempfile.mkdtemp(prefix=_PREFIX))
     top.chmod(0o711)  # the services of a platform that root starts must reach their sockets
-    flags = ("--debug", "yes") if debug or debug_port else ()
+    # A call that stood at a breakpoint must not make the next ones look too slow to wait for
+    flags = ("--debug", "yes", "--queue-wait", "1h") if debug or debug_port else ()
     with contextlib.ExitStack() as stack:
         started = stack.enter_context(own_platform.running(top, where, *flags))
         print("\n".join((started.line, *started.notes)))

@@ -130,8 +130,9 @@ def test_a_terminal_of_the_callers_size_at_which_ctrl_c_goes_to_the_program(up, 
         while "40 100" not in opened.until("$ "):
             assert time.monotonic() < deadline
             opened.type("stty size\n")
-        opened.type("echo begun; sleep 60\n")
-        opened.until("begun\r\n")
+        opened.type("sleep 4711.0625\n")
+        while not [p for p in family(up.process.pid) if p.command.startswith("sleep 4711.0625")]:
+            assert time.monotonic() < deadline
         opened.type("\x03")
         opened.until("^C")
         opened.type("echo still $((40 + 2))\n")
