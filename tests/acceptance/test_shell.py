@@ -127,7 +127,8 @@ def test_a_terminal_of_the_callers_size_at_which_ctrl_c_goes_to_the_program(up, 
         assert "30 90\r\nvt100\r\n" in opened.until("/dev/pts/0\r\n")
         opened.resize(40, 100)
         deadline = time.monotonic() + 30
-        while "40 100" not in opened.until("$ "):
+        opened.type("stty size\n")
+        while "40 100" not in opened.until("$ "):  # it is told a moment later
             assert time.monotonic() < deadline
             opened.type("stty size\n")
         opened.type("sleep 4711.0625\n")
