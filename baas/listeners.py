@@ -4,9 +4,13 @@ Messages on the SOCK_SEQPACKET socket, each one JSON object:
 
     {"grant": INSTANCE, "kind": "data" | "egress" | "build", "app": …, "function": …, "egress": [host:port …]}
     {"revoke": INSTANCE}
+    {"complete": true}
 
-The first carries one descriptor.
-Whoever connects to a granted listener *is* that function. What was granted over a connection ends with it.
+The first carries one descriptor. Whoever connects to a granted listener *is* that function.
+
+When the function service is killed, instances live on for a while, and need what they were granted. So that
+stays when its connection ends, until the next service has granted anew what stands and said that this is
+complete, or none has come in time. What is granted anew goes on being served as it is.
 A message that can't be used is logged and skipped, and its descriptors are closed.
 """
 
@@ -30,6 +34,7 @@ _LARGEST: Final = 1 << 16
 _MOST_DESCRIPTORS: Final = 8  # one is right; more are received so that they can be closed
 _PEERS: Final = 16  # one is right; a restarted function service may overlap with its predecessor
 _PAUSE: Final = 0.5  # seconds
+_ALONE: Final = 40.0  # seconds without a function service after which no instance can be left
 _CREDENTIALS: Final = struct.Struct("3i")
 
 
@@ -49,6 +54,12 @@ class Revoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revoke: str
 
 
+class Complete(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that stands has been granted over this connection."""
+
+    complete: Literal[True]
+
+
 class Service(Protocol):
     """Something that serves one listener and closes it at the end."""
 
@@ -62,9 +73,9 @@ class Service(Protocol):
 
 
 class _Granted:
-    """A listener that is being served, and the connection that it was granted over."""
+    """A listener that is being served, and the connection that it was granted over, while that is there."""
 
-    def __init__(self, peer: socket.socket, grant: Grant, service: Service) -> None:
+    def __init__(self, peer: socket.socket | None, grant: Grant, service: Service) -> None:
         self.peer = peer
         self.grant = grant
         self.service = service
@@ -87,6 +98,8 @@ class Handover:
         self._changed = changed
         self._granted: dict[tuple[str, str], _Granted] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._current: socket.socket | None = None  # over which all that stands has been granted
+        self._alone: asyncio.TimerHandle | None = None  # until then the next function service may come
 
     async def run(self, ready: Callable[[], None], grace: float) -> None:
         """Serve until cancelled; then requests under way have up to `grace` seconds."""
@@ -98,6 +111,8 @@ class Handover:
         finally:
             listener.close()
             self._path.unlink(missing_ok=True)
+            if self._alone is not None:
+                self._alone.cancel()
             self._close(list(self._granted), grace)
             if self._closing:
                 await asyncio.wait(self._closing)
@@ -123,7 +138,7 @@ class Handover:
                 slots.release()
 
     async def _serve(self, peer: socket.socket) -> None:
-        """Take messages until the connection ends, then close all that came over it."""
+        """Take messages until the connection ends."""
         try:
             while (message := await _receive(peer)) is not None:
                 content, descriptors = message
@@ -140,7 +155,23 @@ class Handover:
             peer.close()  # its grants stay until `run` closes them, with its grace
             raise
         peer.close()
-        self._close([name for name, granted in self._granted.items() if granted.peer is peer], 0)
+        self._left(peer)
+
+    def _left(self, peer: socket.socket) -> None:
+        """Keep what came over a connection that has ended, unless the next service has had its say."""
+        for granted in self._granted.values():
+            if granted.peer is peer:
+                granted.peer = None
+        if self._current is not peer and self._current is not None:
+            self._close_orphans()
+            return
+        self._current = None
+        if self._alone is not None:
+            self._alone.cancel()
+        self._alone = asyncio.get_running_loop().call_later(_ALONE, self._close_orphans)
+
+    def _close_orphans(self) -> None:
+        self._close([name for name, granted in self._granted.items() if granted.peer is None], 0)
 
     async def _handle(self, peer: socket.socket, content: bytes, descriptors: list[int]) -> None:
         """Carry out one message. Descriptors that are taken over are removed from the list.
@@ -151,10 +182,18 @@ class Handover:
         if isinstance(message, Revoke):
             self._close([name for name in self._granted if name[0] == message.revoke], 0)
             return
+        if isinstance(message, Complete):
+            self._current = peer
+            self._close_orphans()
+            return
         if len(descriptors) != 1:
             raise ValueError(f"{message.grant} came with {len(descriptors)} descriptors, not with one")
-        service = self._make(message)
         name = (message.grant, message.kind)
+        former = self._granted.get(name)
+        if former is not None and former.peer is not peer and former.grant == message:
+            former.peer = peer
+            return
+        service = self._make(message)
         self._close([name] if name in self._granted else [], 0)  # the newest one is right
         self._granted[name] = _Granted(peer, message, service)
         self._count(message.kind)
@@ -182,11 +221,14 @@ class Handover:
         self._changed(kind, sum(1 for _, granted_kind in self._granted if granted_kind == kind))
 
 
-def _decode(content: bytes) -> Grant | Revoke:
+def _decode(content: bytes) -> Grant | Revoke | Complete:
     """Read a message. Raises ValueError."""
     try:
-        if "revoke" in msgspec.json.decode(content, type=dict[str, msgspec.Raw]):
+        named = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        if "revoke" in named:
             return msgspec.json.decode(content, type=Revoke)
+        if "complete" in named:
+            return msgspec.json.decode(content, type=Complete)
         return msgspec.json.decode(content, type=Grant)
     except msgspec.DecodeError as error:
         raise ValueError(f"the message can't be read: {error}") from error

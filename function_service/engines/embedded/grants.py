@@ -1,7 +1,8 @@
 """Hands the listeners inside of sandboxes to the baas process, which serves whoever connects to them.
 
 The listener is the identity: only the sandbox it was made in can connect to it. When the baas process is
-restarted, it is given all of them again.
+restarted, it is given all of them again. When this process is killed, it goes on serving them until the next
+one has said which of them stand.
 """
 
 import asyncio
@@ -19,8 +20,10 @@ from pilotlight.descriptors import readable
 _RETRY = 0.1  # seconds
 
 
-@dataclass
-class _Grant:
+@dataclass(frozen=True)
+class Grant:
+    """One listener that is granted, and what the baas process is told of it."""
+
     message: dict[str, Any]
     descriptor: int
 
@@ -30,7 +33,7 @@ class Grants:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._grants: dict[str, list[_Grant]] = {}
+        self._grants: dict[str, list[Grant]] = {}
         self._connection: socket.socket | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -40,9 +43,13 @@ class Grants:
 
     def grant(self, instance: str, descriptor: int, **message: Any) -> None:
         """Grant a listener; the descriptor is ours from now on."""
-        grant = _Grant({"grant": instance, **message}, descriptor)
+        grant = Grant({"grant": instance, **message}, descriptor)
         self._grants.setdefault(instance, []).append(grant)
         self._send(grant.message, [descriptor])
+
+    def of(self, instance: str) -> list[Grant]:
+        """List what is granted to an instance."""
+        return list(self._grants.get(instance, ()))
 
     def revoke(self, instance: str) -> None:
         """Take back all listeners of an instance."""
@@ -74,6 +81,7 @@ class Grants:
                     for grants in self._grants.values():
                         for grant in grants:
                             messages.send(connection, grant.message, [grant.descriptor])
+                    messages.send(connection, {"complete": True})
                     await readable(connection.fileno())  # nothing is ever sent to us: this is its end
                 except OSError:
                     await asyncio.sleep(_RETRY)
@@ -81,10 +89,10 @@ class Grants:
                     self._connection = None
 
     async def close(self) -> None:
-        """Disconnect, which revokes everything."""
+        """Revoke everything, and disconnect."""
+        for instance in list(self._grants):
+            self.revoke(instance)
         if self._keeper is not None:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
-        for instance in list(self._grants):
-            self.revoke(instance)

@@ -83,6 +83,10 @@ class Granter:
     def revoke(self, instance: str) -> None:
         self.send({"revoke": instance})
 
+    def complete(self) -> None:
+        """Say that all that stands has been granted."""
+        self.send({"complete": True})
+
     def close(self) -> None:
         self.peer.close()
 

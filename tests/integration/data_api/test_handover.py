@@ -56,16 +56,43 @@ async def test_revoking_closes_all_kinds_and_open_connections(granter: Granter) 
     await closed(data)
 
 
-async def test_what_was_granted_over_a_connection_ends_with_it(
+async def test_what_was_granted_outlives_its_connection_until_the_next_has_said_what_stands(
     baas: Baas, data: DataFolder, granter: Granter
 ) -> None:
-    second = Granter(data)
-    mine, theirs = granter.grant("one"), second.grant("two")
-    assert await answers(mine)
-    assert await answers(theirs)
-    second.close()
-    await closed(theirs)
-    assert await answers(mine)
+    goes = granter.grant("two")
+    assert await answers(goes)
+    listener = socket.create_server(("127.0.0.1", 0))
+    stays = listener.getsockname()[1]
+    grant = {"grant": "one", "kind": "data", "app": "shop", "function": "cart"}
+    granter.send(grant, listener.fileno())
+    reader, writer = await asyncio.open_connection("127.0.0.1", stays)
+    writer.write(b"PUT /things/k HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n12")
+    granter.close()
+    successor = Granter(data)
+    assert await answers(stays)
+    assert await answers(goes)
+    successor.send(grant, listener.fileno())
+    listener.close()
+    fresh = successor.grant("three")
+    successor.complete()
+    await closed(goes)
+    assert await answers(stays)
+    assert await answers(fresh)
+    writer.write(b"34")  # what was under way has not been broken off
+    assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 201")
+    writer.close()
+    successor.close()
+
+
+async def test_where_no_function_service_comes_what_was_granted_ends(
+    granter: Granter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("baas.listeners._ALONE", 0.05)
+    port = granter.grant("one")
+    assert await answers(port)
+    granter.complete()
+    granter.close()
+    await closed(port)
 
 
 async def test_a_restarted_function_service_grants_again_before_its_old_connection_ends(
@@ -75,9 +102,13 @@ async def test_a_restarted_function_service_grants_again_before_its_old_connecti
     assert await answers(first)
     successor = Granter(data)
     second = successor.grant("one", function="other")
+    third = granter.grant("late")
+    successor.complete()
     assert await answers(second)
+    assert await answers(third)
     granter.close()
     await closed(first)
+    await closed(third)
     assert await answers(second)
     successor.close()
 
