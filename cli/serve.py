@@ -72,11 +72,13 @@ def run_service(
     port: socket.socket | None = None,
     private: socket.socket | None = None,
     number: int | None = None,
+    anchor: socket.socket | None = None,
 ) -> int:
     """Run one service until it is told to stop, and return the exit code.
 
     `lifeline` leads to `up`; `port` and `private` are the gateway's listeners where `up` has bound them, for
-    several gateways, each with its `number`. Raises Problem.
+    several gateways, each with its `number`; `anchor` is the function service's, and leads to `up` too.
+    Raises Problem.
     """
     configure_logging(service if number is None or settings.gateways == 1 else f"{service}/{number}")
     data = DataFolder(settings.data)
@@ -89,7 +91,9 @@ def run_service(
     import uvloop
 
     # What a service must read of this machine while it may: its user can see little of it
-    prepared = {"host": module.prepare()} if hasattr(module, "prepare") else {}
+    prepared: dict[str, Any] = {"host": module.prepare()} if hasattr(module, "prepare") else {}
+    if anchor is not None:
+        prepared["anchor"] = anchor
     listening: dict[str, Any] = {}
     if port is not None:
         tls = listener.tls(settings)  # the key's file is mostly root's

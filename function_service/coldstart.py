@@ -96,7 +96,7 @@ async def _start(
             raise
         raise _Killed(_RETRIES // 2, problem) from problem  # the zygote may be, and the next one is booted
     instance = Instance(sandbox, revision, time.time(), stages, clock.steady())
-    collector = asyncio.create_task(_collect(instance, logs), name=f"logs {instance.id}")
+    collector = asyncio.create_task(collect(instance, logs), name=f"logs {instance.id}")
     instance.collector = collector
     limit = max(_MARGIN, wait - _MARGIN - (time.perf_counter() - began))
     if revision.config.runtime == "native":
@@ -127,7 +127,7 @@ async def _bury(engine: Engine, sandbox: Sandbox, collector: asyncio.Task[None],
     await asyncio.wait([collector], timeout=_LAST_WORDS)
 
 
-async def _collect(instance: Instance, logs: LogBook | None) -> None:
+async def collect(instance: Instance, logs: LogBook | None) -> None:
     """Keep every line that an instance prints, until it is dead."""
     reader = LineReader(instance.sandbox.output)
     request = ""

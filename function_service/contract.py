@@ -207,6 +207,14 @@ class Invocations(Protocol):
         """
         ...
 
+    async def claim(self, leases: list[str]) -> None:
+        """Take over leases that a function service which was killed has granted, to end the calls on them.
+
+        Each has been recalled, and is to be released when its last call has ended. Those which nobody claims
+        are ended. Unknown leases are ignored.
+        """
+        ...
+
     async def release(self, lease: str) -> None:
         """Give a lease back; the instance must have no call under way. Unknown leases are ignored."""
         ...

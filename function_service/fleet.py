@@ -7,14 +7,17 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from function_service import coldstart, scaler
 from function_service.contract import Ended, Lease, Recall, Revision, RouteTable, Stages, Wanted
-from function_service.engines.base import Engine
+from function_service.engines.base import Engine, Survivor
 from function_service.instance import Instance, State
 from function_service.keeper import Keeper
 from function_service.layers.store import LayerStore
@@ -37,13 +40,24 @@ _REMEMBERED = 200  # instances that have ended
 _IDLE_WITHIN = 2.0  # seconds that `to_zero` waits for gateways to give instances back
 _LAST_WORDS = 0.5  # seconds to read what an instance has printed once it is dead
 _OWN_WITHIN = 2.0  # seconds that a gateway waits for instances which it holds itself, as it can't use them
+_CLAIM_WITHIN = 5.0  # seconds after a restart in which gateways say on which instances they have calls
 _RETRY = 10.0  # seconds until an instance is started again that nobody waits for, and that failed
+
+_RESTARTED = "the function service was restarted"
 
 Event = RouteTable | Recall | Ended | Wanted
 
 
 def _unobserved(_runtime: str, _stages: Stages) -> None:
     """Do nothing with what a start has taken."""
+
+
+class _Note(msgspec.Struct, frozen=True):
+    """What the next service must know of an instance, should this one be killed."""
+
+    function: str
+    revision: str
+    created: float  # seconds since the epoch
 
 
 class Fleet:
@@ -113,6 +127,40 @@ class Fleet:
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, Problem):
             _log.error("%s failed", task.get_name(), exc_info=error)
 
+    # What a former service has left
+
+    def take_over(self, survivors: list[Survivor]) -> None:
+        """Watch over instances of a service that was killed: they end when the calls on them have ended."""
+        for survivor in survivors:
+            sandbox = survivor.sandbox
+            note = msgspec.json.decode(survivor.note, type=_Note)
+            revision = self._registry.revisions.get(note.function, {}).get(note.revision)
+            if revision is None:
+                _log.warning("action=end instance=%s: its revision is gone", sandbox.id)
+                self.spawn(self._engine.destroy(sandbox), f"end {sandbox.id}")
+                os.close(sandbox.output)
+                continue
+            instance = Instance(sandbox, revision, note.created, sandbox.stages, clock.steady())
+            instance.reason = _RESTARTED
+            for state in (State.IDLE, State.LEASED, State.DRAINING):
+                instance.become(state)
+            collecting = coldstart.collect(instance, self._logs)
+            instance.collector = asyncio.create_task(collecting, name=f"logs {sandbox.id}")
+            self._add(instance)
+            self.spawn(self._end_late(instance), "drain")
+            self.spawn(self._end_unclaimed(instance), "wait for a claim")
+
+    async def _end_unclaimed(self, instance: Instance) -> None:
+        await asyncio.wait([instance.sandbox.ended], timeout=_CLAIM_WITHIN)
+        if instance.holder is None:
+            await self.end(instance, instance.reason)
+
+    def claim(self, leases: list[str], peer: Peer) -> None:
+        """Give leases of a former service to the gateway that had them."""
+        for instance in (self._instances.get(lease) for lease in leases):
+            if instance is not None and instance.state is State.DRAINING and instance.holder is None:
+                instance.holder = peer
+
     # Gateways
 
     def listen(self, peer: Peer, tell: Callable[[Event], None]) -> None:
@@ -167,7 +215,7 @@ class Fleet:
 
         Where other gateways hold all that there may be, wait for one of theirs. Where it is the gateway
         itself, which would not ask if it could use them, they are dying or on their way back: wait for these
-        a while. Raises Problem.
+        a while, and for those that drain as for others. Raises Problem.
         """
         ticket: Ticket | None = None
         until = min(deadline, asyncio.get_running_loop().time() + _OWN_WITHIN)
@@ -184,7 +232,8 @@ class Fleet:
                         return revision, instance
                     if count < revision.config.max_instances:
                         return revision, None
-                own = sum(i.held and i.holder is peer for i in same) + self._starting_for[revision.id, peer]
+                own = sum(i.state is State.LEASED and i.holder is peer for i in same)
+                own += self._starting_for[revision.id, peer]
                 asked, ticket = ticket, None
                 ticket = await self._turns.wait(
                     function, asked, until if own >= count else deadline, partial(self._want, function, peer)
@@ -215,6 +264,8 @@ class Fleet:
         instance.become(State.LEASED)
         instance.holder = peer
         instance.last_used = clock.steady()
+        note = _Note(instance.function, instance.revision.id, instance.created)
+        self._engine.keep(instance.sandbox, msgspec.json.encode(note).decode())
 
     def _lease(self, instance: Instance, *, cold: bool) -> Lease:
         return Lease(
@@ -249,6 +300,7 @@ class Fleet:
             return
         instance.holder = None
         instance.become(State.IDLE)
+        self._engine.keep(instance.sandbox, None)
         self._scale_one(instance.function)
         self._turns.free(instance.function)
 
@@ -295,12 +347,15 @@ class Fleet:
         finally:
             self._starting -= Counter([revision.id])
             self._starting_for -= Counter([(revision.id, holder)])
-        self._instances[instance.id] = instance
-        instance.sandbox.ended.add_done_callback(lambda _: self._died(instance))
+        self._add(instance)
         owner = self._registry.owner(instance.function)
         if holder is not None and owner is not None and owner.live[instance.function] == revision.id:
             self._hold(instance, holder)
         return instance
+
+    def _add(self, instance: Instance) -> None:
+        self._instances[instance.id] = instance
+        instance.sandbox.ended.add_done_callback(lambda _: self._died(instance))
 
     async def _cold_start(self, revision: Revision, wait: float, logs: LogBook | None) -> Instance:
         try:
@@ -334,7 +389,7 @@ class Fleet:
 
     def _died(self, instance: Instance) -> None:
         if instance.state is not State.ENDED:
-            self.spawn(self.end(instance, instance.reason or ENDED_BY_ITSELF), "clean up")
+            self.spawn(self.end(instance, ENDED_BY_ITSELF), "clean up")
 
     async def end(self, instance: Instance, reason: str) -> None:
         """Kill an instance and wait until everything in it is dead. May be called again.

@@ -99,6 +99,8 @@ def explain(end: End, memory: int) -> tuple[str, str]:
         )
     if end.signal is not None:
         return "crashed", f"The function's process was killed by signal {end.signal}."
-    if end.code is not None and end.code > 128:
+    if end.code is None:
+        return "crashed", "The function's process ended, and how is not known: its service was restarted."
+    if end.code > 128:
         return "crashed", f"The function's process was killed by signal {end.code - 128}."
     return "crashed", f"The function's process exited with code {end.code}."

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -47,16 +48,22 @@ async def serve(
     *,
     stopping: asyncio.Event,
     ready: Callable[[], None],
+    anchor: socket.socket | None = None,
 ) -> None:
-    """Serve until `stopping` is set. Called while this process has one thread (see namespaces.enter)."""
+    """Serve until `stopping` is set. Called while this process has one thread (see namespaces.enter).
+
+    `anchor` leads to `up`, and is for the instances that outlive this process: until `up` has ended too.
+    """
     users = namespaces.enter()
-    async with running(settings, data, users):
+    async with running(settings, data, users, anchor.fileno() if anchor is not None else None):
         ready()
         await stopping.wait()
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIterator[None]:
+async def running(
+    settings: Settings, data: DataFolder, users: Users, anchor: int | None
+) -> AsyncIterator[None]:
     """Run the service: started in the order of dependency, stopped in the reverse one."""
     known = runtimes.declaration.load_all()
     interpreters = tuple(i for runtime in known.values() for i in runtime.find())
@@ -78,11 +85,9 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
         layers.start()
         logs = LogBook(data.logs, settings.max_logs)
         garbage = Garbage(registry, layers, logs, settings.max_unused_layers)
-        if registry.apps:  # else the registry may be lost, and what others need be taken for garbage
-            await garbage.collect()
-        engine = EmbeddedEngine(data, layers, users, interpreters, debug=debug)
+        engine = EmbeddedEngine(data, layers, users, interpreters, anchor=anchor, debug=debug)
         stack.push_async_callback(engine.close)
-        await engine.start()
+        survivors = await engine.start()
         sizes = {i.name: _size(known[i.runtime], i) for i in interpreters}
         pool = Pool(engine, interpreters, sizes)
         stack.push_async_callback(pool.close)
@@ -95,7 +100,10 @@ async def running(settings: Settings, data: DataFolder, users: Users) -> AsyncIt
         keeper = Keeper(policies.choose(settings.keep_alive, budget, thrift))
         fleet = Fleet(engine, pool, snapshots, registry, layers, logs, keeper)
         stack.push_async_callback(fleet.close)
+        fleet.take_over(survivors)
         garbage.fleet = fleet
+        if registry.apps:  # else the registry may be lost, and what others need be taken for garbage
+            await garbage.collect()
         metrics = Metrics()
         fleet.observe = metrics.started
         pool.observe = metrics.took

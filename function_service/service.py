@@ -100,6 +100,10 @@ class InvocationsDoor:
         """Lease an instance (see contract)."""
         return await self._fleet.acquire(function, rpc.peer.get(), wait)
 
+    async def claim(self, leases: list[str]) -> None:
+        """Give former leases to a gateway (see contract)."""
+        self._fleet.claim(leases, rpc.peer.get())
+
     async def release(self, lease: str) -> None:
         """Take a lease back (see contract)."""
         await self._fleet.release(lease)
@@ -114,7 +118,11 @@ class InvocationsDoor:
         """Tell why an instance broke off a call (see contract)."""
         instance = self._fleet.held(lease)
         if instance is None:
-            return "crashed", "The instance ended long ago; its logs may say why.", []
+            return (
+                "crashed",
+                "The instance has ended, and how is not known any more; its logs may say why.",
+                [],
+            )
         ended = instance.sandbox.ended
         await asyncio.wait([asyncio.shield(ended)], timeout=_BREATH)
         if not ended.done():

@@ -1,11 +1,10 @@
 """Leases come and go here: asks the function service for instances, gives them back, has them stopped.
 
-`leases.py` decides, this module acts. What happens when the connection to the function service is
-lost: the leases of that connection are void for the service (it takes back what a lost gateway held), but
-their instances mostly still run. So they stay usable until the service can be reached again, and are
-drained then: running calls end on them, new calls get new leases. An instance that died meanwhile shows
-itself by refusing connections. A call that runs on across the change may share its instance with one
-of a new lease for that moment; the shim queues past its concurrency.
+`leases.py` decides, this module acts. What happens when the function service is lost, and mostly started
+again within a second: the instances of our leases live on. So they stay usable until the service can be
+reached again, and are drained then: running calls end on them, new calls get new leases. Those with running
+calls are claimed, or the service would end them; the others are given back. An instance that died meanwhile
+shows itself by refusing connections.
 """
 
 import asyncio
@@ -22,6 +21,9 @@ _log = logging.getLogger(__name__)
 
 _RELEASE_WITHIN = 10.0  # seconds
 _STOP_WITHIN = 5.0  # seconds until an instance that is killed must be dead
+_LONGEST_AWAY = (
+    35.0  # seconds after which the function service can't be away without its instances having ended
+)
 _DIAGNOSE_WITHIN = 3.0  # seconds; the service itself waits up to one
 _SHORTEST_TURN = 0.05  # seconds that a busy lease is kept though another gateway wants it
 _PAUSE = 0.25  # seconds before an instance is asked for again after that failed
@@ -221,12 +223,16 @@ class Broker:
             self._fail_all()
 
     def reconnected(self) -> None:
-        """The function service is there again: drain the leases of former connections."""
+        """The function service is there again: claim and drain the leases of former connections."""
         self._away = False
-        for held in list(self._leases.values()):
-            if held.generation != self._generation:
-                self._drain(held)
-                self._ask(held.owner)
+        former = [held for held in self._leases.values() if held.generation != self._generation]
+        busy = [held.lease.id for held in former if held.busy]
+        if busy:
+            self._tasks.start(self._claim(busy), "claim leases")
+        for held in former:
+            held.generation = self._generation
+            self._drain(held)
+            self._ask(held.owner)
 
     def orphaned(self, lease: Lease) -> None:
         """Give back a lease that arrived after its acquire had been cancelled."""
@@ -334,14 +340,29 @@ class Broker:
             # the connection over which it was held is gone, and the lease with it
             _log.warning("action=release-failed lease=%s error=%r", lease, error)
 
+    async def _claim(self, leases: list[str]) -> None:
+        try:
+            await self._invocations.claim(leases)
+        except Problem as problem:  # it has gone again, and they are claimed when it is back
+            _log.warning("action=claim-failed leases=%s detail=%r", ",".join(leases), problem.detail)
+
     async def _stop(self, held: HeldLease, reason: str) -> None:
         lease = held.lease
         _log.info("action=stop function=%s instance=%s reason=%r", lease.function, lease.instance, reason)
-        try:
-            async with asyncio.timeout(_STOP_WITHIN):
-                await self._invocations.stop(lease.id, reason)
-        except (Problem, TimeoutError) as error:
-            _log.error("action=stop-failed instance=%s error=%r", lease.instance, error)
+        given_up = asyncio.get_running_loop().time() + _LONGEST_AWAY
+        while True:
+            try:
+                async with asyncio.timeout(_STOP_WITHIN):
+                    await self._invocations.stop(lease.id, reason)
+            except (Problem, TimeoutError) as error:
+                away = isinstance(error, Problem) and error.kind == "unavailable"
+                late = asyncio.get_running_loop().time() > given_up
+                # A platform that is gone as a whole has taken its instances with it
+                if away and not late and not (self._stopping and self._away):
+                    await asyncio.sleep(_PAUSE)
+                    continue
+                _log.error("action=stop-failed instance=%s error=%r", lease.instance, error)
+            return
 
     async def _diagnose(self, held: HeldLease) -> Problem:
         if held.generation != self._generation:  # whoever knew is gone
@@ -393,6 +414,6 @@ def _going() -> Problem:
 def _ended_with_its_service(held: HeldLease) -> Problem:
     return Problem(
         "crashed",
-        f"The instance {held.lease.instance} ended during the call, as the function service was restarted. "
-        "What the call was to do may have been done, or not: look before you try again.",
+        f"The instance {held.lease.instance} ended during the call. Why is not known: the function service "
+        "was restarted. What the call was to do may have been done, or not: look before you try again.",
     )

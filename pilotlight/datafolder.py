@@ -27,6 +27,7 @@ class DataFolder:
     data/            the documents (baas), unless they are in Redis
     repositories/    the bare git repositories (builder)
     builds/          work folders of builds that run now (builder)
+    zygotes/         sockets by which the function service finds what a killed one has left
     run/             sockets, and whatever else is worthless after a restart
     """
 
@@ -83,6 +84,11 @@ class DataFolder:
         return self.root / "builds"
 
     @property
+    def zygotes(self) -> Path:
+        """Sockets of the processes that keep instances while the function service restarts."""
+        return self.root / "zygotes"
+
+    @property
     def run(self) -> Path:
         """Sockets and other things of this run."""
         return self.root / "run"
@@ -105,7 +111,8 @@ class DataFolder:
         """Make the folder and its parts. Raises Problem where that can't be done."""
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o711)
-            for part in (self.layers, self.logs, self.documents, self.repositories, self.builds, self.run):
+            own = (self.layers, self.logs, self.zygotes)
+            for part in (*own, self.documents, self.repositories, self.builds, self.run):
                 part.mkdir(exist_ok=True, mode=0o700)
             self.instances.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:

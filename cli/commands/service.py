@@ -11,7 +11,7 @@ from cli.serve import run_service
 
 @click.command(epilog=flags.EPILOG)
 @flags.settings
-@flags.descriptors("lifeline", "listener", "private", "number", "claim")
+@flags.descriptors("lifeline", "listener", "private", "number", "claim", "anchor")
 @click.pass_context
 def command(
     context: click.Context,
@@ -22,6 +22,7 @@ def command(
     private: int | None,
     number: int | None,
     claim: int | None,
+    anchor: int | None,
     **chosen: Any,
 ) -> int:
     """Serve until SIGINT or SIGTERM, as the service that the command is called after."""
@@ -35,4 +36,5 @@ def command(
         port=flags.adopt(listener),
         private=flags.adopt(private),
         number=number,
+        anchor=flags.adopt(anchor),
     )

@@ -28,6 +28,9 @@ _log = logging.getLogger(__name__)
 _START_WITHIN: Final = 120.0
 """Seconds; a start takes about one, an emulated machine is twenty times slower."""
 
+_LET_GO_WITHIN: Final = 5.0
+"""Seconds that instances without a function service have to end, once all services have."""
+
 _CLAIM_WITHIN: Final = 25.0
 """Seconds that the services of a platform that was killed may still need to stop (serve.STOP_WITHIN)."""
 
@@ -70,7 +73,11 @@ async def _run(
         Service("gateway", gateway, environment, number=number, several=several)
         for number in range(1, settings.gateways + 1)
     ]
-    others = [Service(name, {"claim": claim}, environment) for name in SERVICES if name != "gateway"]
+    # Instances outlive a function service that is killed, and end when the other end, ours, is closed
+    ours, anchor = socket.socketpair()
+    handed = {name: {"claim": claim} for name in SERVICES if name != "gateway"}
+    handed["function-service"]["anchor"] = anchor.fileno()
+    others = [Service(name, descriptors, environment) for name, descriptors in handed.items()]
     supervisor = Supervisor([*others, *gateways])
     stopping = asyncio.Event()
 
@@ -104,6 +111,20 @@ async def _run(
         for task in renewing:
             task.cancel()
         await asyncio.gather(*renewing, return_exceptions=True)
+        anchor.close()
+        await _let_go(ours)
+
+
+async def _let_go(ours: socket.socket) -> None:
+    """End what has outlived a function service that was killed, and wait until all of it has ended."""
+    with ours:
+        ours.setblocking(False)
+        ours.shutdown(socket.SHUT_WR)
+        try:
+            async with asyncio.timeout(_LET_GO_WITHIN):
+                await asyncio.get_running_loop().sock_recv(ours, 1)  # its end: nobody ever sends anything
+        except TimeoutError:
+            _log.error("Instances of a function service that was killed do not end")
 
 
 async def _renew(settings: Settings, supervisor: Supervisor, data: DataFolder, url: str) -> None:

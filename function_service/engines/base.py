@@ -66,11 +66,22 @@ class Sandbox:
     handle: Any = field(repr=False)  # the engine's own
 
 
+@dataclass(frozen=True)
+class Survivor:
+    """An instance that a former run has kept. It serves, and takes no other assignment."""
+
+    sandbox: Sandbox
+    note: str
+
+
 class Engine(Protocol):
     """How sandboxes are made. Between `start` and `close`, any call may be made at any time."""
 
-    async def start(self) -> None:
-        """Clean what a former run left behind, and get ready. Raises Problem where this can't work here."""
+    async def start(self) -> list[Survivor]:
+        """Clean what a former run left behind, and get ready. Raises Problem where this can't work here.
+
+        Return the sandboxes that were kept (see `keep`) when the former run was killed, and still live.
+        """
         ...
 
     async def close(self) -> None:
@@ -103,6 +114,14 @@ class Engine(Protocol):
         """Make a copy of a snapshot; it waits for `attach` with the same assignment, which is quick then.
 
         Raises Problem `no-capacity`.
+        """
+        ...
+
+    def keep(self, sandbox: Sandbox, note: str | None) -> None:
+        """Have an instance outlive this process, should that be killed; with None, have it end with it again.
+
+        The next run finds it among what `start` returns, with the note. It may be that none does: an engine
+        keeps what it can, for a bounded time, and nothing once the whole platform has ended.
         """
         ...
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from function_service.contract import Exit, Guarantee, Job, Output, Stages, Terminal
-from function_service.engines.base import Assignment, End, Sandbox, StartError, Untouched, Use
+from function_service.engines.base import Assignment, End, Sandbox, StartError, Survivor, Untouched, Use
 from pilotlight.ids import short_id
 from runtimes.declaration import Interpreter
 
@@ -23,11 +23,13 @@ class FakeEngine:
     def __init__(self) -> None:
         self.sandboxes: dict[str, Sandbox] = {}
         self.attached: dict[str, Assignment] = {}
+        self.kept: dict[str, str] = {}  # by sandbox: its note
         self.made = 0
         self.destroying: dict[str, asyncio.Task[None]] = {}
 
-    async def start(self) -> None:
-        """Do nothing: nothing was left."""
+    async def start(self) -> list[Survivor]:
+        """Return what was kept, if this is the engine of a run that was killed."""
+        return [Survivor(self.sandboxes[name], note) for name, note in self.kept.items()]
 
     async def close(self) -> None:
         """Destroy all that is left."""
@@ -72,6 +74,12 @@ class FakeEngine:
             os.close(sandbox.handle)
             sandbox.ended.set_result(end)
 
+    def keep(self, sandbox: Sandbox, note: str | None) -> None:
+        """Note what is to be kept."""
+        self.kept.pop(sandbox.id, None)
+        if note is not None:
+            self.kept[sandbox.id] = note
+
     async def destroy(self, sandbox: Sandbox) -> None:
         """End it, if it has not ended, and forget it."""
         if sandbox.id not in self.destroying:
@@ -83,6 +91,7 @@ class FakeEngine:
         self.die(sandbox, End(None, 9, False, 0))
         self.sandboxes.pop(sandbox.id, None)
         self.attached.pop(sandbox.id, None)
+        self.kept.pop(sandbox.id, None)
 
     async def empty(self, stage: str) -> None:
         """Do nothing: nothing is cached."""

@@ -67,6 +67,7 @@ class FakeFunctionService:
         self.instances_made: list[FakeInstance] = []
         self.idle_instances: dict[str, list[FakeInstance]] = {}
         self.released: list[str] = []
+        self.claimed: list[str] = []
         self.stopped: list[tuple[str, str]] = []
         self.diagnosed: list[str] = []
         self.diagnosis: tuple[str, str, list[str]] = (
@@ -200,6 +201,9 @@ class FakeFunctionService:
         if connection is not None:
             connection.on_close.append(lambda: self.leases.pop(lease.id, None) and None)
         return lease
+
+    async def claim(self, leases: list[str]) -> None:
+        self.claimed += leases
 
     async def release(self, lease: str) -> None:
         instance = self.leases.pop(lease, None)

@@ -29,8 +29,10 @@ from pathlib import Path
 from pilotlight.privileges import drop
 user = int(sys.argv[1])
 if user:
-    drop(user, keep=map(Path, sys.argv[2:]))
-os.execv(sys.executable, [sys.executable, "-m", "cli.main", "function-service", "--data", sys.argv[2]])
+    drop(user, keep=map(Path, sys.argv[3:]))
+flags = ["--anchor", sys.argv[2]] if sys.argv[2] else []
+command = [sys.executable, "-m", "cli.main", "function-service", "--data", sys.argv[3]]
+os.execv(sys.executable, command + flags)
 """
 
 PROBE = """
@@ -128,8 +130,13 @@ async def request(lease: Lease, body: str = "", method: str = "POST") -> tuple[i
 
 
 @contextlib.asynccontextmanager
-async def running(user: int, folder: Path | None = None) -> AsyncIterator[Service]:
-    """Run a function service as root (0) or as an ordinary user."""
+async def running(
+    user: int, folder: Path | None = None, anchor: socket.socket | None = None
+) -> AsyncIterator[Service]:
+    """Run a function service as root (0) or as an ordinary user.
+
+    With an anchor its instances outlive it, until the other end of that is closed.
+    """
     root = folder or Path(tempfile.mkdtemp(prefix="pilotlight-test-"))
     data = DataFolder(root)
     data.prepare()
@@ -139,8 +146,10 @@ async def running(user: int, folder: Path | None = None) -> AsyncIterator[Servic
             os.chown(path, own, own, follow_symlinks=False)
         root.chmod(0o700)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _START, str(user if user != os.geteuid() else 0), str(root), *_pythons()),
+        *(sys.executable, "-c", _START, str(user if user != os.geteuid() else 0)),
+        *("" if anchor is None else str(anchor.fileno()), str(root), *_pythons()),
         cwd=ROOT,
+        pass_fds=() if anchor is None else (anchor.fileno(),),
     )
     async with asyncio.timeout(90):  # a slow machine takes its time
         while process.returncode is None and not _accepts(data.socket("function-service")):

@@ -9,6 +9,7 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -252,11 +253,14 @@ def _remove(folder: str | Path) -> bool:
     return True
 
 
-def sweep(hierarchy: Hierarchy, *, top: bool = False) -> None:
-    """Kill and remove every group below ours, and with `top` our own as well. Takes at most five seconds."""
+def sweep(hierarchy: Hierarchy, *, spare: Container[str] = (), top: bool = False) -> None:
+    """Kill and remove every group below ours but those to `spare`, and with `top` our own as well.
+
+    Takes at most five seconds.
+    """
     deadline = time.monotonic() + 5
     for base in dict.fromkeys(hierarchy.folders.values()):
-        for folder in (child for child in base.iterdir() if child.is_dir()):
+        for folder in (child for child in base.iterdir() if child.is_dir() and child.name not in spare):
             while not _remove(folder) and time.monotonic() < deadline:
                 for pid in (folder / "cgroup.procs").read_text().split():
                     with contextlib.suppress(ProcessLookupError):

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,15 +72,9 @@ class Cradle:
         self._status = status
 
     def _end(self, status: int | None) -> None:
-        if self.ended.done():
-            return
-        killed, peak = self.group.out_of_memory(), self.group.memory_peak()
-        if status is None:
-            self.ended.set_result(End(None, 9, killed, peak))
-        elif os.WIFSIGNALED(status):
-            self.ended.set_result(End(None, os.WTERMSIG(status), killed, peak))
-        else:
-            self.ended.set_result(End(os.WEXITSTATUS(status), None, killed, peak))
+        if not self.ended.done():
+            # Without a status: its zygote has died, and the kernel has killed it with that
+            self.ended.set_result(end_of(signal.SIGKILL if status is None else status, self.group))
 
     async def abandon(self) -> str:
         """Take everything back, and return what the process had printed."""
@@ -96,6 +91,16 @@ class Cradle:
         self.socket.unlink(missing_ok=True)
         await asyncio.shield(asyncio.ensure_future(remove(self.group)))
         return printed
+
+
+def end_of(status: int | None, group: cgroup.Group) -> End:
+    """Return how a sandbox ended, by the wait status of its process 1 where that is known, and its group."""
+    killed, peak = group.out_of_memory(), group.memory_peak()
+    if status is None:
+        return End(None, None, killed, peak)
+    if os.WIFSIGNALED(status):
+        return End(None, os.WTERMSIG(status), killed, peak)
+    return End(os.WEXITSTATUS(status), None, killed, peak)
 
 
 async def remove(group: cgroup.Group) -> None:

@@ -14,21 +14,32 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import runtimes.declaration
 from function_service.contract import Exit, Guarantee, Job, Output, Stages, Terminal
-from function_service.engines.base import Assignment, Sandbox, StartError, Untouched, Use
-from function_service.engines.embedded import cgroup, debug, guarantees, init, jobs, messages, syscalls
+from function_service.engines.base import Assignment, Sandbox, StartError, Survivor, Untouched, Use
+from function_service.engines.embedded import (
+    cgroup,
+    debug,
+    guarantees,
+    init,
+    jobs,
+    messages,
+    survivors,
+    syscalls,
+)
 from function_service.engines.embedded import sandbox as inside
 from function_service.engines.embedded.channel import Channel, Unread
 from function_service.engines.embedded.cradle import Cradle, remove
+from function_service.engines.embedded.former import Former, Kept, find
 from function_service.engines.embedded.grants import Grants
+from function_service.engines.embedded.handle import Handle
 from function_service.engines.embedded.namespaces import Users
-from function_service.engines.embedded.nursery import Forker, Zygote, kill
+from function_service.engines.embedded.nursery import Anchor, Forker, Zygote, kill
 from function_service.engines.embedded.roots import Roots
 from function_service.layers.store import LayerStore
 from function_service.lines import LineReader
@@ -43,21 +54,6 @@ _DEATH_DEADLINE = 10.0  # seconds
 PROCESSES = 128  # processes and threads in one sandbox
 
 
-@dataclass(eq=False)
-class _Handle:
-    """What the engine itself knows of a sandbox."""
-
-    pidfd: int
-    control: Channel
-    group: cgroup.Group
-    data_listener: int
-    uid: int
-    forker: Forker | None = None  # of a snapshot
-    watcher: asyncio.Task[None] | None = None  # of a copy of one: notices its end
-    egress_listener: int | None = None  # of such a copy, until it is granted
-    destroying: asyncio.Task[None] | None = None  # from the moment on at which it shall be no more
-
-
 class EmbeddedEngine:
     """Implements engines.base.Engine."""
 
@@ -70,11 +66,16 @@ class EmbeddedEngine:
         users: Users,
         interpreters: tuple[Interpreter, ...],
         *,
+        anchor: int | None = None,
         debug: bool = False,
     ) -> None:
-        """With `debug`, debuggers get at instances: see debug.py."""
+        """With an anchor, a descriptor, instances can outlive this process until its other end is closed.
+
+        With `debug`, debuggers get at instances: see debug.py.
+        """
         self._debug = debug
         self._data = data
+        self._anchor = Anchor(anchor, data.zygotes) if anchor is not None else None
         self._roots = Roots(data, layers, interpreters)
         self._users = users
         self._runtimes: dict[str, Runtime] = runtimes.declaration.load_all()
@@ -82,17 +83,22 @@ class EmbeddedEngine:
         self._zygotes: dict[str, asyncio.Task[Zygote]] = {}
         self._grants = Grants(data.socket("listeners"))
         self._hierarchy = cgroup.find(data.label)
+        self._formers = survivors.Formers(self._hierarchy)
         self._sandboxes: dict[str, Sandbox] = {}
         self._taking_back: set[asyncio.Task[None]] = set()  # what jobs have had
         self._next_user = 0
         self._taken: Counter[int] = Counter()  # users, and how many sandboxes each has
         self._container: str | None = None
 
-    async def start(self) -> None:
-        """Remove what a former run left, make the container layer, connect to the baas process."""
-        cgroup.sweep(self._hierarchy)
+    async def start(self) -> list[Survivor]:
+        """Take over or remove what a former run left, make the container layer, connect to baas."""
+        kept = await find(self._data.zygotes)
+        spare = {name for _, those in kept for each in those for name in (each.id, each.snapshot) if name}
+        cgroup.sweep(self._hierarchy, spare=spare)
+        found = [survivor for former, those in kept for survivor in self._adopt(former, those)]
         for leftover in self._data.instances.iterdir():
-            leftover.unlink()
+            if leftover.stem not in self._sandboxes:
+                leftover.unlink()
         if self._users.count:
             # What a job was building when a former run ended belongs to the user of its sandbox still
             sandboxes = range(self._users.first, self._users.first + self._users.count)
@@ -100,6 +106,20 @@ class EmbeddedEngine:
             await asyncio.to_thread(jobs.give, [self._data.builds], owner, of=sandboxes)
         self._container = await asyncio.to_thread(self._roots.make_container)
         await self._grants.start()
+        return found
+
+    def _adopt(self, former: Former, those: list[Kept]) -> list[Survivor]:
+        """Take over what the zygote of a former run has kept."""
+        adopted = []
+        for each in those:
+            sandbox = survivors.take_over(former, each, self._hierarchy, self._data.instances)
+            for grant in each.grants:
+                self._grants.grant(each.id, grant.descriptor, **grant.message)
+            self._sandboxes[each.id] = sandbox
+            self._taken[self._handle(sandbox).uid] += 1
+            adopted.append(Survivor(sandbox, each.memo.note))
+        self._formers.follow(former)
+        return adopted
 
     async def close(self) -> None:
         """Destroy all sandboxes, the zygotes and the control groups."""
@@ -109,6 +129,7 @@ class EmbeddedEngine:
                 _log.error("A sandbox could not be ended; its zygote's end will do it", exc_info=error)
         await asyncio.gather(*self._taking_back, return_exceptions=True)
         await self._end_zygotes()
+        await self._formers.close()
         await self._grants.close()
         await asyncio.to_thread(cgroup.sweep, self._hierarchy, top=True)
         shutil.rmtree(self._data.run / "roots", ignore_errors=True)
@@ -164,7 +185,7 @@ class EmbeddedEngine:
             "own_user": self._users.count > 0,
             "container": self._roots.plan(interpreter, str(self._container)),
         }
-        zygote = Zygote(interpreter)
+        zygote = Zygote(interpreter, self._anchor)
         await zygote.boot(plan)
         return zygote
 
@@ -206,12 +227,20 @@ class EmbeddedEngine:
         total = (time.perf_counter() - began) * 1000
         booted = message["runtime"] + zygote_ms
         stages = Stages(container=max(0.0, total - booted), runtime=booted)
-        return self._take_over(cradle, interpreter, stages, received[0], uid)
+        return self._take_over(cradle, zygote, interpreter, stages, received[0], uid)
 
     def _take_over(
-        self, cradle: Cradle, interpreter: Interpreter, stages: Stages, data_listener: int, uid: int
+        self,
+        cradle: Cradle,
+        zygote: Zygote,
+        interpreter: Interpreter,
+        stages: Stages,
+        data_listener: int,
+        uid: int,
     ) -> Sandbox:
-        handle = _Handle(cradle.pidfd, cradle.control, cradle.group, data_listener, uid)
+        handle = Handle(cradle.pidfd, cradle.control, cradle.group, uid, data_listener, zygote)
+        if self._anchor is not None:
+            handle.output = os.dup(cradle.output)
         made = Sandbox(cradle.id, interpreter, cradle.socket, stages, cradle.output, cradle.ended, handle)
         self._sandboxes[made.id] = made
         self._taken[uid] += 1
@@ -247,8 +276,9 @@ class EmbeddedEngine:
         except BaseException as error:
             raise _not_made(error, await cradle.abandon()) from error
         stages = Stages(container=(time.perf_counter() - began) * 1000)
-        made = self._take_over(cradle, snapshot.interpreter, stages, listeners[0], parent.uid)
+        made = self._take_over(cradle, zygote, snapshot.interpreter, stages, listeners[0], parent.uid)
         handle = self._handle(made)
+        handle.snapshot = snapshot.id
         handle.watcher = asyncio.create_task(cradle.watch(), name=f"watch {made.id}")
         handle.egress_listener = listeners[1] if assignment.egress else None
         return made
@@ -330,7 +360,9 @@ class EmbeddedEngine:
         handle.group.give_way_no_more()
         handle.group.limit(assignment.memory, PROCESSES)
         identity = {"app": assignment.app, "function": assignment.function}
-        self._grants.grant(sandbox.id, os.dup(handle.data_listener), kind="data", egress=[], **identity)
+        if handle.data_listener is not None:
+            self._grants.grant(sandbox.id, handle.data_listener, kind="data", egress=[], **identity)
+            handle.data_listener = None
         egress = assignment.egress
         if handle.watcher is not None:  # a copy of a snapshot: the code is there, and knows the rest
             message, trees, egress = {}, [], ()
@@ -389,14 +421,24 @@ class EmbeddedEngine:
             raise StartError(str(answer.get("error", "It disturbed the start of its own process.")))
 
     @staticmethod
-    def _limit_cpu(handle: _Handle, cores: float) -> None:
+    def _limit_cpu(handle: Handle, cores: float) -> None:
         if handle.destroying is None:
             handle.group.limit_cpu(cores)
 
     @staticmethod
-    def _handle(sandbox: Sandbox) -> _Handle:
-        handle: _Handle = sandbox.handle
+    def _handle(sandbox: Sandbox) -> Handle:
+        handle: Handle = sandbox.handle
         return handle
+
+    def keep(self, sandbox: Sandbox, note: str | None) -> None:
+        """Have it outlive this process (see base.Engine and survivors.py)."""
+        handle = self._handle(sandbox)
+        if handle.zygote is None or handle.output is None or handle.destroying is not None:
+            return
+        if note is None:
+            handle.zygote.drop(sandbox.id)
+            return
+        survivors.keep(sandbox, handle, self._grants.of(sandbox.id), note)
 
     async def destroy(self, sandbox: Sandbox) -> None:
         """Kill it and remove every trace (see base.Engine), also when the caller stops waiting."""
@@ -406,24 +448,29 @@ class EmbeddedEngine:
             handle.destroying = asyncio.create_task(work, name=f"destroy {sandbox.id}")
         await asyncio.shield(handle.destroying)
 
-    async def _destroy(self, sandbox: Sandbox, handle: _Handle) -> None:
+    async def _destroy(self, sandbox: Sandbox, handle: Handle) -> None:
+        if handle.zygote is not None:
+            handle.zygote.drop(sandbox.id)
         self._grants.revoke(sandbox.id)
         kill(handle.pidfd)
+        if handle.former is not None:
+            handle.former.kill(sandbox.id)
         async with asyncio.timeout(_DEATH_DEADLINE):
             await asyncio.shield(sandbox.ended)
         if handle.forker is not None:
             await handle.forker.unfollow()
         if handle.watcher is not None:
             await handle.watcher
-        if handle.egress_listener is not None:
-            os.close(handle.egress_listener)
-        os.close(handle.pidfd)
-        os.close(handle.data_listener)
+        for descriptor in (handle.pidfd, handle.output, handle.data_listener, handle.egress_listener):
+            if descriptor is not None:
+                os.close(descriptor)
         handle.control.close()
         sandbox.socket.unlink(missing_ok=True)
         debug.place(sandbox.socket).unlink(missing_ok=True)
         await remove(handle.group)
         del self._sandboxes[sandbox.id]
+        if handle.former is not None:
+            return  # its user stays taken: a snapshot that it was forked from may still be ending
         self._taken[handle.uid] -= 1
         if not self._taken[handle.uid]:
             del self._taken[handle.uid]

@@ -2,11 +2,13 @@
 
 Messages (see messages.py): `{"fork": ID, …}` with descriptors for the child. The answers are `{"forked": ID}`
 with a pidfd, or `{"refused": ID, "error": …}`; and `{"exited": ID, "status": N}` (wait status) at its end.
+`{"end": true}` comes before the channel is closed on purpose; without it the function service has died.
 Standard library only, as it runs inside of the zygotes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import select
@@ -14,16 +16,27 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from function_service.engines.embedded import messages, syscalls
+
+if TYPE_CHECKING:
+    from function_service.engines.embedded.lingering import Guard
 
 IN_CHILD = 0  # what fork returns there
 
 
-def serve(channel: socket.socket, become: Callable[[dict[str, Any], list[int]], None]) -> None:
-    """Fork on demand until the channel is closed; each child calls `become(order, descriptors)`."""
+def serve(
+    channel: socket.socket,
+    become: Callable[[dict[str, Any], list[int]], None],
+    guard: Guard | None = None,
+) -> dict[int, str] | None:
+    """Fork on demand until the channel is closed; each child calls `become(order, descriptors)`.
+
+    Where the function service has died, the children that live (process id → ID) are returned: they are left
+    to whoever called this. None where it has said that this is the end. `guard` takes what shall outlive it.
+    """
     own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -37,19 +50,28 @@ def serve(channel: socket.socket, become: Callable[[dict[str, Any], list[int]], 
         for descriptor, _ in poll.poll():
             if descriptor == wake_read:
                 os.read(wake_read, 4096)
-                _reap(channel, children)
+                for name, status in reap(children):
+                    _tell(channel, {"exited": name, "status": status})
                 continue
             try:
                 order, descriptors = messages.receive(channel)
-            except (EOFError, ConnectionResetError):  # it was killed, with something of ours unread
-                return
+            except ConnectionError:
+                continue  # it died before it had read all; what it said before can still be read
+            except EOFError:
+                return children
+            if "end" in order:
+                return None
+            if guard is not None and guard.takes(order, descriptors):
+                continue
             try:
                 pid = os.fork() if order.get("kind") == "deliver" else _fork(own_pids)
             except OSError as error:
                 # Processes or memory are short. This one start fails; the sandboxes that live must go on
-                messages.send(channel, {"refused": order["fork"], "error": error.strerror})
+                _tell(channel, {"refused": order["fork"], "error": error.strerror})
                 pid = None
             if pid == IN_CHILD:
+                if guard is not None:
+                    guard.close_all()
                 _live(
                     functools.partial(become, order, descriptors), (channel, own_pids, wake_read, wake_write)
                 )
@@ -58,8 +80,13 @@ def serve(channel: socket.socket, become: Callable[[dict[str, Any], list[int]], 
             if pid is not None:
                 children[pid] = order["fork"]
                 pidfd = os.pidfd_open(pid)
-                messages.send(channel, {"forked": order["fork"]}, [pidfd])
+                _tell(channel, {"forked": order["fork"]}, [pidfd])
                 os.close(pidfd)
+
+
+def _tell(channel: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+    with contextlib.suppress(ConnectionError):  # it has died, as the next look at the channel shows
+        messages.send(channel, message, descriptors)
 
 
 def _fork(own_pids: int) -> int:
@@ -105,7 +132,8 @@ def _live(become: Callable[[], None], parents: tuple[Any, ...]) -> None:
             os._exit(code)
 
 
-def _reap(channel: socket.socket, children: dict[int, str]) -> None:
+def reap(children: dict[int, str]) -> Iterator[tuple[str, int]]:
+    """Take out the children that have ended; yield the ID and the wait status of each."""
     while children:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -113,4 +141,4 @@ def _reap(channel: socket.socket, children: dict[int, str]) -> None:
             return
         if pid == 0:
             return
-        messages.send(channel, {"exited": children.pop(pid), "status": status})
+        yield children.pop(pid), status

@@ -9,14 +9,18 @@ import errno
 import json
 import logging
 import os
+import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from function_service.engines.embedded import messages
 from function_service.engines.embedded.channel import Channel
+from pilotlight import sockets
+from pilotlight.ids import short_id
 from pilotlight.problems import Problem
 from runtimes.declaration import Interpreter
 
@@ -24,6 +28,7 @@ _log = logging.getLogger(__name__)
 _BOOT_DEADLINE = 30.0  # seconds
 _FORK_DEADLINE = 10.0  # seconds
 _END_DEADLINE = 2.0  # seconds
+_OTHER_DESCRIPTORS = 192  # that a zygote may need besides those which it keeps (lingering.FIRST)
 
 # What it must know comes over the channel: its sandboxes can read its command line
 _COMMAND = (
@@ -32,6 +37,18 @@ _COMMAND = (
     "from function_service.engines.embedded.zygote import main; main(channel.detach(), plan)"
 )
 _OURS = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """What zygotes hold on to when this process dies, until `up` is gone too."""
+
+    descriptor: int  # a socket whose other end `up` holds
+    folder: Path  # of the sockets by which the next function service finds them; ours alone
+
+    def door(self) -> Path:
+        """Return a path for one more of them."""
+        return self.folder / f"{short_id()}.sock"
 
 
 class Forker:
@@ -113,7 +130,7 @@ class Forker:
                 waiting.set_exception(OSError(f"the kernel refuses to fork: {message['error']}"))
         else:
             status = message["status"]
-            if not isinstance(status, int):
+            if not isinstance(status, int | None):
                 raise TypeError("a wait status is a number")
             self._ended.pop(message["exited"])(status)
 
@@ -143,11 +160,17 @@ class Forker:
 
 
 class Zygote(Forker):
-    """One booted interpreter that forks sandboxes."""
+    """One booted interpreter that forks sandboxes.
 
-    def __init__(self, interpreter: Interpreter) -> None:
+    With an `anchor` (see survivors.py), what is kept in it outlives this process.
+    """
+
+    def __init__(self, interpreter: Interpreter, anchor: Anchor | None) -> None:
         super().__init__(f"The zygote of {interpreter.name}", lambda: None)
         self.interpreter = interpreter
+        self._anchor = anchor
+        self._door: Path | None = None  # where the next function service finds it
+        self._kept: dict[str, int] = {}  # sandbox → number of its descriptors
         self._process: asyncio.subprocess.Process | None = None
 
     async def boot(self, plan: dict[str, Any]) -> None:
@@ -155,13 +178,18 @@ class Zygote(Forker):
         mine, theirs = messages.pair()
         channel = self._channel = Channel(mine)
         command = (self.interpreter.executable, "-I", "-S", "-c", _COMMAND)
-        with theirs:
-            descriptor = theirs.fileno()
-            mine.send(json.dumps([str(_OURS), plan]).encode())
+        with contextlib.ExitStack() as given:
+            descriptor = given.enter_context(theirs).fileno()
+            outlasts = []
+            if self._anchor is not None:
+                self._door = self._anchor.door()
+                listener = sockets.listen(self._door, mode=0o600, backlog=8, kind=socket.SOCK_SEQPACKET)
+                outlasts = [self._anchor.descriptor, given.enter_context(listener).fileno()]
+            mine.send(json.dumps([str(_OURS), plan | {"outlasts": outlasts}]).encode())
             self._process = await asyncio.create_subprocess_exec(
                 *command,
                 str(descriptor),
-                pass_fds=(descriptor,),
+                pass_fds=(descriptor, *outlasts),
                 stdin=asyncio.subprocess.DEVNULL,
                 env={"LC_ALL": "C.UTF-8"},
             )
@@ -179,9 +207,38 @@ class Zygote(Forker):
             ) from error
         self.follow(channel)
 
+    def keep(self, sandbox: str, of: str | None, descriptors: Sequence[int]) -> None:
+        """Have a sandbox outlive this process, as far as there is room for its descriptors.
+
+        `of` is the snapshot that it was forked from, if any. The first descriptor is its pidfd; all are
+        copied.
+        """
+        if self._anchor is None or self._channel is None or not self.alive:
+            return
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_DESCRIPTORS
+        if sum(self._kept.values()) + len(descriptors) > most:
+            _log.warning("action=not-kept instance=%s: too many files would be open (ulimit -n)", sandbox)
+            return
+        with contextlib.suppress(
+            OSError, EOFError
+        ):  # it has just ended, or does not read: then nothing outlives
+            self._channel.send({"keep": sandbox, "of": of}, descriptors)
+            self._kept[sandbox] = len(descriptors)
+
+    def drop(self, sandbox: str) -> None:
+        """Have a sandbox that was kept end with this process again."""
+        if sandbox in self._kept and self._channel is not None:
+            with contextlib.suppress(OSError, EOFError):
+                self._channel.send({"drop": sandbox})
+                del self._kept[sandbox]
+
     async def close(self) -> None:
         """End it, and with it every sandbox that it forked."""
+        if self._door is not None:
+            self._door.unlink(missing_ok=True)
         if self._channel is not None:
+            with contextlib.suppress(OSError, EOFError):  # it has ended already, or is killed below
+                self._channel.send({"end": True})
             self._channel.close()
         if self._process is not None:
             # It sees that its channel is closed, and ends; its sandboxes are killed with it
@@ -213,8 +270,6 @@ def pid_of(pidfd: int) -> int:
 
 def listening_socket(path: Path) -> socket.socket:
     """Make the socket on which an instance will serve HTTP; only our own group may connect."""
-    from pilotlight import sockets
-
     listener = sockets.listen(path, mode=0o660, backlog=1024)
     os.set_blocking(listener.fileno(), True)
     return listener

@@ -72,7 +72,7 @@ def confine(uid: int, own_user: bool) -> None:
 
 
 def run(control: socket.socket, application: Any, shim: Any, concurrency: int) -> None:
-    """Fork instances on demand until the function service closes the channel. Raises Unsuitable."""
+    """Fork instances on demand, and stay while one of them is there. Raises Unsuitable."""
     try:
         shim.freeze()
     except Exception as error:
@@ -83,7 +83,12 @@ def run(control: socket.socket, application: Any, shim: Any, concurrency: int) -
     gc.collect()
     gc.freeze()
     messages.send(control, {"ready": True})
-    forking.serve(control, lambda _, descriptors: _separate(descriptors, application, shim, concurrency))
+    left = forking.serve(
+        control, lambda _, descriptors: _separate(descriptors, application, shim, concurrency)
+    )
+    # The function service has died. Copies may still answer calls; the zygote ends them, and this process
+    while left:
+        left.pop(os.waitpid(-1, 0)[0], None)
 
 
 def _unsuitable() -> str:

@@ -188,6 +188,14 @@ def test_sweeping_removes_what_a_former_run_left(v1: Hierarchy) -> None:
     assert not any(folder.exists() for folder in v1.folders.values())
 
 
+def test_sweeping_spares_what_lives_on(v1: Hierarchy) -> None:
+    for folder in v1.folders.values():
+        for name in ("one", "two"):
+            (folder / name).mkdir()
+    cgroup.sweep(v1, spare={"two"})
+    assert all([path.name for path in folder.iterdir()] == ["two"] for folder in v1.folders.values())
+
+
 def test_a_kernel_without_swap_accounting_limits_the_rest(v1: Hierarchy, v2: Hierarchy) -> None:
     for hierarchy, file in ((v1, "memory.memsw.limit_in_bytes"), (v2, "memory.swap.max")):
         group, folder = one(hierarchy), hierarchy.folders["memory"] / "one"

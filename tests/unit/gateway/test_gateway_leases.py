@@ -27,6 +27,8 @@ class Service:
         self.pending: list[asyncio.Future] = []
         self.asked = 0
         self.released: list[str] = []
+        self.claimed: list[str] = []
+        self.away: list[Problem] = []  # what the next stops are answered
         self.stopped: list[str] = []
         self.diagnosed: list[str] = []
         self.held: set[str] = set()
@@ -63,11 +65,16 @@ class Service:
     def refuse(self, kind: str) -> None:
         next(future for future in self.pending if not future.done()).set_exception(Problem(kind, "because"))
 
+    async def claim(self, leases: list[str]) -> None:
+        self.claimed += leases
+
     async def release(self, lease: str) -> None:
         self.held.discard(lease)
         self.released.append(lease)
 
     async def stop(self, lease: str, reason: str) -> None:
+        if self.away:
+            raise self.away.pop()
         self.held.discard(lease)
         self.stopped.append(lease)
 
@@ -464,7 +471,7 @@ async def test_while_the_function_service_is_away_calls_wait_for_it(broker: Brok
     assert broker._functions["f"].vain().kind == "timeout"
 
 
-async def test_leases_outlive_the_connection_until_it_is_there_again(
+async def test_leases_outlive_the_connection_and_are_given_back_when_it_is_there_again(
     broker: Broker, service: Service
 ) -> None:
     one, two = calls(broker, 2, route())
@@ -479,10 +486,42 @@ async def test_leases_outlive_the_connection_until_it_is_there_again(
     broker.reconnected()
     assert broker.take(route()) is None
     assert busy.state is State.DRAINING
+    await spin()
+    assert (service.claimed, service.released) == ([busy.lease.id], [idle.lease.id])
     broker.give_back(busy)
     await spin()
-    assert not service.released, "the service has taken them back itself"
-    service.held.clear()
+    assert service.released == [idle.lease.id, busy.lease.id]
+
+
+async def test_leases_are_claimed_again_when_the_function_service_is_lost_again(
+    broker: Broker, service: Service
+) -> None:
+    (one,) = calls(broker, 1, route())
+    await spin()
+    service.grant()
+    busy, _ = await one
+    for _ in range(2):
+        broker.disconnected()
+        broker.reconnected()
+        await spin()
+    assert service.claimed == [busy.lease.id] * 2
+    broker.give_back(busy)
+    await spin()
+    assert service.released == [busy.lease.id]
+
+
+async def test_a_stop_is_asked_for_until_the_function_service_is_there_to_hear_it(
+    broker: Broker, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.broker._PAUSE", 0.01)
+    (one,) = calls(broker, 1, route())
+    await spin()
+    service.grant()
+    held, _ = await one
+    service.away = [Problem("unavailable", "It may be restarting.") for _ in range(3)]
+    await broker.stop(held, "too slow")
+    assert (service.away, service.stopped) == ([], [held.lease.id])
+    broker.give_back(held)
 
 
 async def test_a_stop_is_asked_once_and_frees_the_place_for_another(broker: Broker, service: Service) -> None:
