@@ -80,7 +80,7 @@ async def running(
         stack.push_async_callback(audit.close)
         await _first_key(registry, data, audit)
         opening = asyncio.create_task(_open_secrets(registry, store), name="open the secrets")
-        stack.push_async_callback(asyncio.wait, [opening])
+        stack.push_async_callback(_settle, opening)
         layers = LayerStore(data.layers)
         layers.start()
         logs = LogBook(data.logs, settings.max_logs)
@@ -164,6 +164,11 @@ async def _open_secrets(registry: Registry, store: Store) -> None:
         if isinstance(store, SqliteStore):  # the versions that left secrets open knew no other
             await store.rewrite()
         await registry.forgot_open_secrets()
+
+
+async def _settle(task: asyncio.Task[None]) -> None:
+    """Wait for its end, and take note of its error: what had gone wrong before it is what counts."""
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _first_key(registry: Registry, data: DataFolder, audit: AuditLog) -> None:
