@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final
 
 import aiohttp
 from aiohttp import web
@@ -20,6 +22,10 @@ _PIECE = 1 << 16
 _HEAD = 1 << 16
 _PASSED_ON = ("Cache-Control", "Expires", "Pragma", "Content-Type")
 _KILL_AFTER = 2.0
+
+# git-http-backend reads on and on where the builder was killed before it had passed on the whole body, so the
+# kernel kills it with the builder (prctl(2), PR_SET_PDEATHSIG)
+_TIED: Final = ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") else ()
 
 
 class Running:
@@ -72,6 +78,7 @@ async def run(
     happens when the client goes away. Raises Problem where the program gives no answer.
     """
     process = await asyncio.create_subprocess_exec(
+        *_TIED,
         *command,
         env={**environment, **_variables(request)},
         stdin=PIPE,

@@ -27,6 +27,9 @@ PUSH: Final = "git-receive-pack"
 FETCH: Final = "git-upload-pack"
 _HOST = re.compile(r"[A-Za-z0-9.\-\[\]:]{1,300}")
 
+# What `git http-backend` starts, without git itself between it and us: see `_TIED` in cgi.py
+_BACKEND: Final = ("sh", "-c", 'exec "$(git --exec-path)/git-http-backend"')
+
 
 class GitRemote:
     """The handlers. Whoever may reach the socket may push: the gateway asks for the key."""
@@ -105,7 +108,7 @@ class GitRemote:
             **(extra or {}),
         }
         async with self._running.one():
-            return await run(["git", "http-backend"], environment, request, self._repositories.limits)
+            return await run(_BACKEND, environment, request, self._repositories.limits)
 
 
 def _app(request: web.Request) -> str:

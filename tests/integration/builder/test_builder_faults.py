@@ -24,6 +24,7 @@ from builder.repository import Repositories
 from function_service.contract import Builds
 from pilotlight.datafolder import DataFolder
 from pilotlight.rpc import Server
+from tests.support.attacks import processes_with
 
 
 class Gate:
@@ -370,6 +371,27 @@ async def test_a_builder_killed_during_a_build_leaves_nothing_after_its_restart(
             await work.commit({"build.sh": None})
             code, lines = await work.push()
             assert code == 0, lines
+
+
+async def test_a_builder_killed_during_an_upload_takes_its_git_along(service):
+    def gits() -> list[str]:
+        return processes_with(str(service.data.repositories).encode(), "environ")
+
+    async with (
+        builder_process(service.data) as process,
+        tcp_front(service.data.socket("builder")) as service.port,
+    ):
+        _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(
+            b"POST /git/gone.git/git-receive-pack HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n"
+            b"Content-Type: application/x-git-receive-pack-request\r\n\r\n0000"
+        )
+        await writer.drain()
+        await until(gits)
+        process.kill()
+        await process.wait()
+        await until(lambda: not gits())
+        writer.close()
 
 
 async def test_a_ref_that_moved_before_the_builder_died_goes_live_at_its_restart(service):
