@@ -396,7 +396,7 @@ async def test_when_up_ends_meanwhile_nothing_is_left(tmp_path: Path, number: in
     with Up(tmp_path / "platform") as up:
         App.make(up, "left", LEFT).deploy()
         assert call(up, "left").text == "left"
-        assert sleeping("7741")
+        await until(lambda: sleeping("7741"))
         processes = family(up.process.pid)
         former = function_service(up)
         assert former is not None
