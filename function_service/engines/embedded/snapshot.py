@@ -152,10 +152,20 @@ def deliver(order: dict[str, Any], descriptors: list[int]) -> None:
     control_fd, pidfd = descriptors
     control = socket.socket(fileno=control_fd)
     syscalls.setns(pidfd, syscalls.CLONE_NEWPID)
+    inside, outside = messages.pair()
     pid = os.fork()
     if pid != forking.IN_CHILD:
+        inside.close()
+        try:
+            _, listeners = messages.receive(outside)
+        except EOFError:
+            listeners = []  # it has failed, and its exit code says so
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code == 0:
+            # Only now is nobody with privileges left where the function is about to run
+            messages.send(control, {"furnished": True}, listeners)
         raise SystemExit(code & 0xFF)
+    outside.close()
     # Only a process in that pid namespace can mount its /proc, and only where it sees a whole one
     restricted = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
     proc = syscalls.new_filesystem("proc", {"subset": "pid"}, restricted)
@@ -166,7 +176,7 @@ def deliver(order: dict[str, Any], descriptors: list[int]) -> None:
     syscalls.mount("tmpfs", "/tmp", "tmpfs", flags, order["tmp"])  # noqa: S108
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP_RUNNING))
-    listeners = [socket.create_server(("127.0.0.1", port), backlog=128) for port in order["ports"]]
-    messages.send(control, {"furnished": True}, [listener.fileno() for listener in listeners])
+    made = [socket.create_server(("127.0.0.1", port), backlog=128) for port in order["ports"]]
+    messages.send(inside, {}, [listener.fileno() for listener in made])
     sys.stdout.flush()
     os._exit(0)
