@@ -15,6 +15,7 @@ from function_service.contract import Exit, Job, Mount, Output
 from pilotlight.problems import Problem
 from tests.support import service as support
 from tests.support.attacks import deploy_probes, deploy_snapshot, folder
+from tests.support.groups import control_groups
 from tests.support.service import Service
 
 SLOW = {"handler.py": "import time\ntime.sleep(30)\ndef handle(request):\n    return 'late'\n"}
@@ -57,9 +58,7 @@ def processes_below(pid: int) -> set[int]:
 
 def traces(service: Service) -> Traces:
     root, label = str(service.data.root), service.data.label
-    # os.walk does not mind that groups go while it looks
-    walked = (Path(folder) for folder, _, _ in os.walk("/sys/fs/cgroup"))
-    groups = [path for path in walked if label in path.parts]
+    groups = [path for path in control_groups("*") if label in path.parts]
     return Traces(
         frozenset(processes_below(service.process.pid)),
         frozenset(groups),
@@ -121,7 +120,7 @@ async def test_a_service_that_ends_takes_everything_with_it(user: int, number: i
         owner = service.data.builds.stat().st_uid
         assert {p.lstat().st_uid for p in (build, *build.rglob("*"))} == {owner}
         assert await service.ask("probe", "result = 1") == (200, "1")
-    assert not list(Path("/sys/fs/cgroup").rglob(f"{service.data.label}*"))
+    assert not control_groups(f"{service.data.label}*")
 
 
 def _open_way_to(root: Path) -> None:

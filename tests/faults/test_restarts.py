@@ -18,6 +18,7 @@ from pilotlight import trees
 from tests.support import service as support
 from tests.support.apps import App, call
 from tests.support.attacks import deploy_probes, deploy_snapshot, processes_with
+from tests.support.groups import control_groups
 from tests.support.platform import READY, Process, Up, family, left_behind
 from tests.support.service import Service
 
@@ -42,9 +43,6 @@ class Place:
 
     def service(self) -> contextlib.AbstractAsyncContextManager[Service]:
         return support.running(self.user, self.root, self.anchor)
-
-    def groups(self, name: str) -> list[Path]:
-        return list(Path("/sys/fs/cgroup").rglob(name))
 
 
 @pytest.fixture(params=support.modes())
@@ -78,7 +76,7 @@ async def ask(lease: Lease, source: str) -> str:
 
 
 def gone(place: Place, lease: Lease) -> bool:
-    return not Path(lease.socket).exists() and not place.groups(lease.instance)
+    return not Path(lease.socket).exists() and not control_groups(lease.instance)
 
 
 async def test_what_is_held_answers_while_the_service_is_away_and_ends_when_it_is_given_back(
@@ -122,7 +120,7 @@ async def test_what_is_held_answers_while_the_service_is_away_and_ends_when_it_i
             assert said == ["said meanwhile", "said later"]
         await until(lambda: len(doors(service)) == len(zygotes(service)))
     assert not doors(service)
-    assert not place.groups(f"{service.data.label}*")
+    assert not control_groups(f"{service.data.label}*")
 
 
 def doors(service: Service) -> list[Path]:
@@ -187,7 +185,7 @@ async def test_two_services_that_are_killed_in_a_row_leave_the_instances_of_both
             assert await ask(lease, sleeps("7720")) == "1"
         await service.client.invocations.claim([first.id, second.id])
     assert not sleeping("7720"), "a service that is told to stop ends them"
-    assert not place.groups(f"{service.data.label}*")
+    assert not control_groups(f"{service.data.label}*")
 
 
 async def test_all_end_at_once_when_the_platform_is_gone(place: Place) -> None:

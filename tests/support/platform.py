@@ -15,6 +15,7 @@ from typing import Self, TypeVar
 
 from cli.client import Platform
 from pilotlight.datafolder import DataFolder
+from tests.support.groups import control_groups
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = (sys.executable, "-P", "-m", "cli.main")
@@ -204,7 +205,6 @@ def left_behind(data: DataFolder, processes: set[Process]) -> list[str]:
         for line in Path("/proc/net/unix").read_text().splitlines()
         if here in line
     ]
-    for folder, folders, _ in os.walk("/sys/fs/cgroup"):
-        found += [f"cgroup {folder}/{name}" for name in folders if data.label in name]
+    found += [f"cgroup {group}" for group in control_groups(f"*{data.label}*")]
     found += [f"file {entry}" for entry in data.run.rglob("*") if entry != data.instances]
     return found

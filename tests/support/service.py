@@ -141,7 +141,7 @@ async def running(
     data = DataFolder(root)
     data.prepare()
     own = user or os.geteuid()
-    if own != os.geteuid():
+    if root.stat().st_uid != own:  # else a former service may have left what comes and goes there
         for path in (root, *root.rglob("*")):
             os.chown(path, own, own, follow_symlinks=False)
         root.chmod(0o700)
