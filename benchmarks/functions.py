@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from runtimes.declaration import choose, load_all
 
-_MANIFEST = '[functions.NAME]\npath = "."\naccess = "public"\ncpu = 1.0\n'
 IN_ONE_APP = 100
 """Functions: more than that a push may not have."""
 
@@ -111,8 +110,7 @@ def languages(wanted: Iterable[str] = HELLO) -> list[Language]:
 
 def manifest(name: str, **settings: str) -> dict[str, str]:
     """Return a pilotlight.toml that also says some settings, whose values are written as TOML."""
-    more = "".join(f"{key} = {value}\n" for key, value in settings.items())
-    return {"pilotlight.toml": _MANIFEST.replace("NAME", name) + more}
+    return {"pilotlight.toml": f'[functions.{name}]\npath = "."\naccess = "public"\n{_lines(settings)}'}
 
 
 def together(parts: Mapping[str, tuple[Mapping[str, str], str]]) -> dict[str, str]:
@@ -127,5 +125,9 @@ def together(parts: Mapping[str, tuple[Mapping[str, str], str]]) -> dict[str, st
 
 def many(names: Sequence[str], **settings: str) -> dict[str, str]:
     """Return the files of an app of many functions, each a hello; settings as for `manifest`."""
-    lines = "cpu = 1.0\n" + "".join(f"{key} = {value}\n" for key, value in settings.items())
-    return together(dict.fromkeys(names, (HELLO["python"], lines)))
+    return together(dict.fromkeys(names, (HELLO["python"], _lines(settings))))
+
+
+def _lines(settings: Mapping[str, str]) -> str:
+    usual = {"cpu": "1.0", "timeout": '"60s"'}  # machines that are slow are measured, too
+    return "".join(f"{key} = {value}\n" for key, value in {**usual, **settings}.items())

@@ -47,7 +47,7 @@ async def snapshot_of(service: Service, name: str, import_: str = "", **config: 
     """Deploy a slow function and wait until its instances come from a snapshot."""
     await service.deploy(name, {"handler.py": SLOW % import_}, **config)
     tokens = [await fresh(service, name), await fresh(service, name)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while tokens[-1] != tokens[-2]:
             tokens.append(await fresh(service, name))
 
@@ -122,7 +122,7 @@ async def test_a_changed_secret_reaches_copies(service: Service) -> None:
     await service.client.vault.put_secret("TOKEN", "old")
     await snapshot_of(service, "secretive", "SECRET = os.environ['TOKEN']", secrets=("TOKEN",))
     await service.client.vault.put_secret("TOKEN", "new")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await fresh(service, "secretive", "result = SECRET") != "new":
             pass
 

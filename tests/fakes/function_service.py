@@ -141,7 +141,7 @@ class FakeFunctionService:
         for stream in self._streams:
             stream.put_nowait(event)
 
-    async def until(self, condition: Callable[[], object], seconds: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = 30.0) -> None:
         """Wait until condition holds."""
         async with asyncio.timeout(seconds):
             while not condition():

@@ -23,7 +23,7 @@ from tests.support.platform import READY, Process, Up, family, left_behind
 from tests.support.service import Service
 
 
-async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)

@@ -52,7 +52,7 @@ def gateways(up: Up) -> dict[int, Process]:
     return found
 
 
-def wait_until(condition, within: float = 30.0):
+def wait_until(condition, within: float = 60.0):
     deadline = time.monotonic() + within
     while not (value := condition()):
         assert time.monotonic() < deadline, "it did not come"

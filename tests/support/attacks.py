@@ -83,7 +83,7 @@ async def deploy_snapshot(
     for _ in range(3):
         lease = await service.acquire(name)
         await service.client.invocations.stop(lease.id, "the next one shall be started anew")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             status = next(f for f in await service.client.control.functions() if f.name == name)
             if status.snapshot or status.snapshot_refusal:
@@ -115,7 +115,7 @@ def processes_with(text: bytes, file: str) -> list[str]:
 
 async def appeared(text: bytes, number: int) -> None:
     """Wait until so many processes have a text in their command line, which the kernel shows a moment after exec."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(processes_with(text, "cmdline")) != number:
             await asyncio.sleep(0.01)
 

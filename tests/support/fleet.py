@@ -119,6 +119,6 @@ def _descriptors() -> int:
 
 async def until(condition: Any) -> None:
     """Let the loop turn until a condition holds."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0)

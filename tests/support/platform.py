@@ -182,7 +182,7 @@ def kill(*processes: Process) -> None:
             os.kill(each.pid, signal.SIGKILL)
 
 
-def wait_until(condition: Callable[[], T], within: float = 30.0) -> T:
+def wait_until(condition: Callable[[], T], within: float = 60.0) -> T:
     """Wait for something in another process that nobody reports; return what it was."""
     deadline = time.monotonic() + within
     while not (value := condition()):

@@ -110,7 +110,7 @@ class Service:
 
 async def request(lease: Lease, body: str = "", method: str = "POST") -> tuple[int, str]:
     """Send one request to an instance; return status and body. Raises EOFError when it breaks off."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         reader, writer = await asyncio.open_unix_connection(lease.socket)
         try:
             data = body.encode()
@@ -172,7 +172,7 @@ async def running(
         await client.close()
         if process.returncode is None:
             process.terminate()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await process.wait()
         if folder is None:
             trees.remove(root)

@@ -47,7 +47,7 @@ class Shell:
 
     async def until(self, text: str) -> str:
         """Wait until it has shown a text; return and forget all that it has shown."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while text.encode() not in self.output:
                 assert await self.receive(), (text, self.output)
         shown, self.output = self.output.decode(), b""
@@ -55,7 +55,7 @@ class Shell:
 
     async def end(self) -> Exit:
         """Take in all that it still says, and return how it ended."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await self.receive():
                 pass
             return await self.ending

@@ -54,7 +54,7 @@ def gate(tmp_path):
 
 async def until(condition) -> None:
     """Wait for a state that nothing announces to us."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 

@@ -84,7 +84,7 @@ class Zygote:
     def ended(self, name: str) -> bool:
         return bool(select.select([self.pidfds[name]], [], [], 0)[0])
 
-    def wait(self, seconds: float = 10.0) -> None:
+    def wait(self, seconds: float = 60.0) -> None:
         """Wait for its end."""
         until(lambda: os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT), seconds)
 
@@ -100,7 +100,7 @@ class Zygote:
                 sock.close()
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come"
