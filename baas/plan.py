@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from baas.documents import encode, parse
 from baas.patch import json_patch, merge_patch
 from baas.pointer import lookup, nothing_at, parse_pointer
@@ -40,8 +42,8 @@ def space_of(app: str, collection: str) -> str:
     return f"data/{app}/{collection}"
 
 
-def plan(operation: Operation, entry: Entry | None, now: float) -> Answer | Change:
-    """Decide. `now` is in seconds since the epoch. Raises Problem."""
+def plan(operation: Operation, entry: Entry | None) -> Answer | Change:
+    """Decide. Raises Problem."""
     version = entry.version if entry else None
     if not operation.preconditions.check(version, reading=operation.action is Action.GET):
         return Answer(304, version=version)
@@ -52,23 +54,21 @@ def plan(operation: Operation, entry: Entry | None, now: float) -> Answer | Chan
                 return Answer(200, entry.value, entry.version)
             case Action.DELETE:
                 _existing(operation, entry)
-                return Change(_write(operation, entry, None, None))
+                return Change(_write(operation, entry, None))
             case Action.CREATE:
                 value = encode(parse(operation.body))
                 answer = Answer(201, encode({"key": operation.key}), created=operation.key)
-                return Change(_write(operation, None, value, operation.ttl), answer)
+                return Change(_write(operation, None, value), answer)
             case Action.PUT:
                 value = encode(parse(operation.body))
-                return Change(_write(operation, entry, value, operation.ttl), Answer(204 if entry else 201))
+                return Change(_write(operation, entry, value), Answer(204 if entry else 201))
             case Action.PATCH:
                 value = _patched(operation, _existing(operation, entry))
-                return Change(
-                    _write(operation, entry, value, _remaining(operation, entry, now)), Answer(200, value)
-                )
+                return Change(_write_part(operation, entry, value), Answer(200, value))
             case Action.INCREMENT:
                 value, number = _incremented(operation, entry)
                 answer = Answer(200, encode({"value": number}))
-                return Change(_write(operation, entry, value, _remaining(operation, entry, now)), answer)
+                return Change(_write_part(operation, entry, value), answer)
     except RecursionError as error:
         raise Problem("invalid-request", "The document is nested too deeply for this. Flatten it.") from error
 
@@ -82,21 +82,23 @@ def _existing(operation: Operation, entry: Entry | None) -> Entry:
     return entry
 
 
-def _write(operation: Operation, entry: Entry | None, value: bytes | None, ttl: float | None) -> Write:
+def _write(operation: Operation, entry: Entry | None, value: bytes | None) -> Write:
     return Write(
         space=space_of(operation.app, operation.collection),
         key=operation.key,
         value=value,
         expect=entry.version if entry else ABSENT,
-        ttl=ttl,
+        ttl=None if value is None else operation.ttl,
     )
 
 
-def _remaining(operation: Operation, entry: Entry | None, now: float) -> float | None:
-    """Return the life of a document that is changed in part: the one asked for, else what it has left."""
-    if operation.ttl is not None or entry is None or entry.expires is None:
-        return operation.ttl
-    return entry.expires - now
+def _write_part(operation: Operation, entry: Entry | None, value: bytes) -> Write:
+    """Write a document that is changed in part: it ends when it would have, unless a life is asked for.
+
+    That moment is passed on as it is. What is left until then would be less by the time that it is written:
+    a counter that is added to all the time would outlive its end.
+    """
+    return replace(_write(operation, entry, value), expires=None if entry is None else entry.expires)
 
 
 def _patched(operation: Operation, entry: Entry) -> bytes:

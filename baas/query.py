@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Final
 
 from baas.plan import Answer, plan, space_of
 from baas.quota import Quota
 from baas.request import Action, Listing, Operation
-from pilotlight.clock import steady
 from pilotlight.problems import Problem
 from pilotlight.store import Conflict, Entry, Store, Write, size_of
 
@@ -32,10 +31,9 @@ class Page:
 class Documents:
     """The documents of all apps."""
 
-    def __init__(self, store: Store, quota: Quota, *, clock: Callable[[], float] = steady) -> None:
+    def __init__(self, store: Store, quota: Quota) -> None:
         self._store = store
         self._quota = quota
-        self._clock = clock
         self._locks: dict[tuple[str, str], _Turn] = {}
 
     async def list(self, listing: Listing) -> Page:
@@ -59,13 +57,13 @@ class Documents:
     async def run(self, operation: Operation) -> Answer:
         """Carry out one operation, durably. Raises Problem."""
         if operation.action is Action.GET:
-            answer = plan(operation, await self._get(operation), self._clock())
+            answer = plan(operation, await self._get(operation))
             assert isinstance(answer, Answer)  # noqa: S101  reading changes nothing
             return answer
         async with self._turn(operation):
             for _ in range(_ATTEMPTS):
                 entry = None if operation.action is Action.CREATE else await self._get(operation)
-                step = plan(operation, entry, self._clock())
+                step = plan(operation, entry)
                 if isinstance(step, Answer):
                     return step
                 await self._claim(operation, entry, step.write)

@@ -1,7 +1,6 @@
 """The service as a whole: the store, both faces, the egress proxy, and the order of starting and stopping."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -16,7 +15,6 @@ from baas.query import Documents
 from baas.quota import Quota
 from baas.relay import Relay
 from pilotlight import sockets, stores
-from pilotlight.clock import steady
 from pilotlight.datafolder import DataFolder
 from pilotlight.settings import Settings, outside_proxy
 
@@ -44,9 +42,7 @@ async def serve(
     quota = Quota(store, settings.max_documents)
     try:
         async with Relay(data.socket("gateway")) as calls:
-            # The moments at which documents expire are those of the store's clock, and Redis goes by the date
-            clock = steady if settings.store == "sqlite" else time.time
-            faces = Faces(Documents(store, quota, clock=clock), calls, metrics)
+            faces = Faces(Documents(store, quota), calls, metrics)
 
             def make(grant: Grant) -> Service:
                 if grant.kind != "data":

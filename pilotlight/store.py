@@ -28,7 +28,9 @@ class Entry(Struct, frozen=True):
 class Write(Struct, frozen=True, kw_only=True):
     """One change. A value of None deletes.
 
-    `expect` is the version that must stand there, ABSENT, or None for whatever. `ttl` is in seconds.
+    `expect` is the version that must stand there, ABSENT, or None for whatever. It lasts for `ttl` seconds
+    where these are given; else until `expires`, a moment by the store's own clock that an Entry has told;
+    else for ever.
     """
 
     space: str
@@ -36,6 +38,12 @@ class Write(Struct, frozen=True, kw_only=True):
     value: bytes | None
     expect: int | None = None
     ttl: float | None = None
+    expires: float | None = None
+
+
+def end_of(write: Write, now: float) -> float | None:
+    """Return when a write that is made now expires, or None for never."""
+    return write.expires if write.ttl is None else now + write.ttl
 
 
 class Conflict(Exception):  # noqa: N818  an answer, not a fault

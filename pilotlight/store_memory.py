@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from pilotlight.clock import steady
 from pilotlight.problems import Problem
-from pilotlight.store import ABSENT, Conflict, Entry, Write, size_of
+from pilotlight.store import ABSENT, Conflict, Entry, Write, end_of, size_of
 
 
 class MemoryStore:
@@ -52,7 +52,7 @@ class MemoryStore:
                 versions.append(ABSENT)
                 continue
             self._last += 1
-            expires = None if write.ttl is None else self._clock() + write.ttl
+            expires = end_of(write, self._clock())
             changed[write.space][write.key] = Entry(write.key, write.value, self._last, expires)
             versions.append(self._last)
         self._spaces.update(changed)

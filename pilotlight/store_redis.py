@@ -220,6 +220,7 @@ class RedisStore:
                 0 if write.value is None else 1,
                 "" if write.expect is None else write.expect,
                 "" if write.ttl is None else repr(write.ttl),
+                "" if write.expires is None else repr(write.expires),
             )
         async with self._asking():
             outcome, *rest = await self._write(names, arguments)

@@ -97,9 +97,9 @@ end
 local counter, expiring, sizes = KEYS[1], KEYS[2], KEYS[4]
 local last = tonumber(redis.call('GET', counter) or '0')
 local next, standing, versions = last, {}, {}
-local count = (#ARGV - 3) / 6
+local count = (#ARGV - 3) / 7
 for i = 0, count - 1 do
-  local at = 4 + i * 6
+  local at = 4 + i * 7
   local place, key, kept, expect = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 3], ARGV[at + 4]
   local name = place .. ':' .. key
   local found = standing[name]
@@ -121,7 +121,7 @@ for i = 0, count - 1 do
   end
 end
 for i = 0, count - 1 do
-  local at = 4 + i * 6
+  local at = 4 + i * 7
   local place, key, ttl = tonumber(ARGV[at]), ARGV[at + 1], tonumber(ARGV[at + 5])
   local order, values = KEYS[place], KEYS[place + 1]
   local mark = struct.pack('>I4', #order) .. order .. key
@@ -131,9 +131,9 @@ for i = 0, count - 1 do
     redis.call('ZREM', order, key)
     redis.call('HDEL', values, key)
   else
-    local expires = 0
-    if ttl then
-      expires = now + ttl
+    local expires = tonumber(ARGV[at + 6]) or 0
+    if ttl then expires = now + ttl end
+    if expires ~= 0 then
       redis.call('ZADD', expiring, string.format('%.17g', expires), mark)
     end
     redis.call('ZADD', order, 0, key)

@@ -20,7 +20,7 @@ from typing import Any, Final, Self, TypeVar
 from pilotlight import sqlite_file
 from pilotlight.clock import steady
 from pilotlight.problems import Problem
-from pilotlight.store import ABSENT, Conflict, Entry, Write, after_prefix
+from pilotlight.store import ABSENT, Conflict, Entry, Write, after_prefix, end_of
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -315,7 +315,7 @@ class _Writer:
         self._connection.execute(
             "INSERT INTO entries VALUES (?, ?, ?, ?, ?) ON CONFLICT (space, key) DO UPDATE SET"
             " value = excluded.value, version = excluded.version, expires = excluded.expires",
-            (write.space, write.key, write.value, self._last, None if write.ttl is None else now + write.ttl),
+            (write.space, write.key, write.value, self._last, end_of(write, now)),
         )
         return self._last
 

@@ -334,6 +334,20 @@ class TestExpiry:
         clock.now += 100
         assert await store.get("s", "k") is not None
 
+    async def test_what_is_to_end_at_a_moment_ends_then_whenever_it_is_written(
+        self, store: Store, clock: Clock
+    ) -> None:
+        await store.write([put("k", ttl=5)])
+        clock.now += 3
+        before = await store.get("s", "k")
+        assert before is not None
+        await store.write([Write(space="s", key="k", value=b"changed", expires=before.expires)])
+        entry = await store.get("s", "k")
+        assert entry is not None
+        assert (entry.value, entry.expires) == (b"changed", before.expires)
+        clock.now += 2
+        assert await store.get("s", "k") is None
+
 
 NAMES = st.text(alphabet="ab\x00é/\U0010ffff", max_size=3)
 SPACES = st.sampled_from(["s", "t"])

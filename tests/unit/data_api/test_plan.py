@@ -12,7 +12,6 @@ from baas.request import JSON_PATCH, MERGE_PATCH, Action, Operation
 from pilotlight.problems import Problem
 from pilotlight.store import ABSENT, Entry
 
-NOW = 1000.0
 ENTRY = Entry("k", b'{"n":1}', 7)
 
 
@@ -23,14 +22,14 @@ def operation(action: Action, body: Any = None, **more: Any) -> Operation:
 
 
 def change(action: Action, entry: Entry | None, body: Any = None, **more: Any) -> Change:
-    step = plan(operation(action, body, **more), entry, NOW)
+    step = plan(operation(action, body, **more), entry)
     assert isinstance(step, Change)
     return step
 
 
 def refusal(action: Action, entry: Entry | None, body: Any = None, **more: Any) -> Problem:
     with pytest.raises(Problem) as caught:
-        plan(operation(action, body, **more), entry, NOW)
+        plan(operation(action, body, **more), entry)
     return caught.value
 
 
@@ -42,20 +41,20 @@ def conditions(if_match: str | None = None, if_none_match: str | None = None) ->
 
 class TestReading:
     def test_a_document_is_answered_as_it_is_kept(self) -> None:
-        assert plan(operation(Action.GET), ENTRY, NOW) == Answer(200, b'{"n":1}', 7)
+        assert plan(operation(Action.GET), ENTRY) == Answer(200, b'{"n":1}', 7)
 
     def test_what_is_not_there_is_not_found(self) -> None:
         assert refusal(Action.GET, None).kind == "not-found"
 
     @pytest.mark.parametrize("tags", ['"7"', 'W/"7"', '"1", "7"', "*", '"1",,W/"7"'])
     def test_a_reader_who_has_it_is_told_so(self, tags: str) -> None:
-        assert plan(operation(Action.GET, preconditions=conditions(None, tags)), ENTRY, NOW) == Answer(
+        assert plan(operation(Action.GET, preconditions=conditions(None, tags)), ENTRY) == Answer(
             304, version=7
         )
 
     @pytest.mark.parametrize("tags", ['"8"', '"77"', 'W/"1"', '""'])
     def test_a_reader_who_has_another_version_gets_this_one(self, tags: str) -> None:
-        step = plan(operation(Action.GET, preconditions=conditions(None, tags)), ENTRY, NOW)
+        step = plan(operation(Action.GET, preconditions=conditions(None, tags)), ENTRY)
         assert isinstance(step, Answer)
         assert step.status == 200
 
@@ -150,13 +149,13 @@ class TestPatching:
             (JSON_PATCH, [{"op": "copy", "from": "", "path": "/b"}]),
         ]:
             try:
-                plan(operation(Action.PATCH, body, media_type=media_type), entry, NOW)
+                plan(operation(Action.PATCH, body, media_type=media_type), entry)
             except Problem as problem:
                 assert problem.kind == "invalid-request"  # noqa: PT017  either is right, by Python's own limits
 
 
 class TestTimeToLive:
-    ENTRY = Entry("k", b"1", 7, NOW + 60)
+    ENTRY = Entry("k", b"1", 7, 1060)
 
     def test_a_put_sets_it_anew_or_ends_it(self) -> None:
         assert change(Action.PUT, self.ENTRY, 1, ttl=5.0).write.ttl == 5.0
@@ -165,8 +164,10 @@ class TestTimeToLive:
     @pytest.mark.parametrize(("action", "body"), [(Action.PATCH, 2), (Action.INCREMENT, None)])
     def test_a_change_in_part_keeps_it_unless_told(self, action: Action, body: Any) -> None:
         media_type = MERGE_PATCH if action is Action.PATCH else ""
-        assert change(action, self.ENTRY, body, media_type=media_type).write.ttl == 60
+        kept = change(action, self.ENTRY, body, media_type=media_type).write
+        assert (kept.ttl, kept.expires) == (None, 1060)
         assert change(action, self.ENTRY, body, media_type=media_type, ttl=5.0).write.ttl == 5.0
+        assert change(action, Entry("k", b"1", 7), body, media_type=media_type).write.expires is None
 
 
 class TestIncrementing:
