@@ -60,6 +60,7 @@ class RedisStore:
         self._write = redis.register_script(scripts.WRITE)
         self._swept = redis.register_script(scripts.SWEEP)
         self._claimed = redis.register_script(scripts.CLAIMED)
+        self._dropped = redis.register_script(scripts.DROP)
         self._given_up = redis.register_script(scripts.GIVEN_UP)
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
@@ -117,8 +118,10 @@ class RedisStore:
                     "unavailable", f"The Redis at {self._where} is {text}. Take 6.2 or a newer one."
                 )
             schema = self._tag + b":schema"
-            await self._redis.set(schema, _SCHEMA, nx=True)
-            if (found := await self._redis.get(schema)) != _SCHEMA:
+            if (found := await self._redis.get(schema)) is None:  # one that is full can't be written to
+                await self._redis.set(schema, _SCHEMA, nx=True)
+                found = await self._redis.get(schema)
+            if found != _SCHEMA:
                 raise Problem(
                     "unavailable",
                     f"What is in the Redis at {self._where} was written by a newer Pilotlight "
@@ -232,10 +235,8 @@ class RedisStore:
 
     async def drop(self, space: str) -> None:
         """Delete everything in a space. Raises Problem `unavailable`."""
-        async with self._asking(), self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.unlink(self._order(space), self._values(space))
-            pipeline.hdel(self._sizes, self._order(space))
-            await pipeline.execute()
+        async with self._asking():
+            await self._dropped([self._order(space), self._values(space), self._sizes])
 
     async def size(self, prefix: str) -> int:
         """Return what the entries take in all spaces whose names start with prefix, in bytes.
@@ -344,10 +345,10 @@ def _problem(error: exceptions.RedisError, where: str) -> Problem:
             f"Start it, or wait. ({text})",
             retry_after=1,
         )
-    elif "OOM" in text:
+    elif isinstance(error, exceptions.OutOfMemoryError):
         remedy = "It is full. Raise its maxmemory, or delete something; nothing of this change was kept."
-    elif "READONLY" in text or "MASTERDOWN" in text or "LOADING" in text:
-        remedy = "It is a replica, or just starting. Wait, or name the one that takes writes."
+    elif isinstance(error, exceptions.ReadOnlyError | exceptions.MasterDownError):
+        remedy = "It is a replica. Wait until it is none any more, or name the one that takes writes."
     elif "MISCONF" in text or "NOREPLICAS" in text:
         remedy = "It does not take writes as its disk or its replicas fail; see its log."
     else:

@@ -49,22 +49,25 @@ return {found, resume}
 """
 )
 
-# The owner's claim is made, renewed, or found to be another's
+# Whose the claim is, where that is another one; and that it is ours for so many seconds more
 _OWN: Final = """
-local function owned(key, owner, seconds)
-  if owner == '' then return true end
-  local found = redis.call('GET', key)
-  if found and found ~= owner then return false end
-  redis.call('SET', key, owner, 'EX', seconds)
-  return true
+local function other(key, owner)
+  local found = owner ~= '' and redis.call('GET', key)
+  return found and found ~= owner and found
+end
+local function claim(key, owner, seconds)
+  if owner ~= '' and redis.call('EXPIRE', key, seconds) == 0 then
+    redis.call('SET', key, owner, 'EX', seconds)
+  end
 end
 """
 
 CLAIMED: Final = (
     _OWN
     + """
-if owned(KEYS[1], ARGV[1], ARGV[2]) then return false end
-return redis.call('GET', KEYS[1])
+local found = other(KEYS[1], ARGV[1])
+if not found then claim(KEYS[1], ARGV[1], ARGV[2]) end
+return found
 """
 )
 
@@ -85,15 +88,16 @@ local function shrink(sizes, order, values, key)
 end
 """
 
-# First all is judged, each write as those before it would leave things; only then anything is changed
+# First all is judged, each write as those before it would leave things; only then anything is changed. A full
+# Redis refuses what takes memory, but in a script only its first command that changes something. So that one
+# takes some where a value is kept, and none where all that happens is that room is made
 WRITE: Final = (
     _NOW
     + _OWN
     + _SIZES
     + """
-if not owned(KEYS[3], ARGV[2], ARGV[3]) then
-  return {'lost', redis.call('GET', KEYS[3])}
-end
+local found = other(KEYS[3], ARGV[2])
+if found then return {'lost', found} end
 local counter, expiring, sizes = KEYS[1], KEYS[2], KEYS[4]
 local last = tonumber(redis.call('GET', counter) or '0')
 local next, standing, versions = last, {}, {}
@@ -120,6 +124,8 @@ for i = 0, count - 1 do
     versions[i + 1] = 0
   end
 end
+if next ~= last then redis.call('SET', counter, string.format('%.0f', next)) end
+claim(KEYS[3], ARGV[2], ARGV[3])
 for i = 0, count - 1 do
   local at = 4 + i * 7
   local place, key, ttl = tonumber(ARGV[at]), ARGV[at + 1], tonumber(ARGV[at + 5])
@@ -141,7 +147,6 @@ for i = 0, count - 1 do
     redis.call('HINCRBY', sizes, order, taken(values, key))
   end
 end
-if next ~= last then redis.call('SET', counter, string.format('%.0f', next)) end
 return {'written', versions}
 """
 )
@@ -166,3 +171,5 @@ for i = 2, #ARGV do
 end
 """
 )
+
+DROP: Final = "redis.call('UNLINK', KEYS[1], KEYS[2]) redis.call('HDEL', KEYS[3], KEYS[1])"

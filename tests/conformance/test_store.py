@@ -737,6 +737,52 @@ class TestInRedis:
             assert said in await store.weakness()
             await store.close()
 
+    async def test_a_full_one_takes_no_more_and_says_so_and_room_can_be_made(self) -> None:
+        with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as server:
+            store = await RedisStore.open(server.url(), "a")
+            await store.write([put("k", b"old"), put("l"), put("t", space="t")])
+            await store.close()
+            client = Redis.from_url(server.url())
+            await client.config_set("maxmemory", 1)
+            store = await RedisStore.open(server.url(), "a")
+            for writes in ([put("k", b"new")], [delete("l"), put("k", b"new")], [put("m")]):
+                with pytest.raises(Problem, match="It is full") as refusal:
+                    await store.write(writes)
+                assert (refusal.value.kind, refusal.value.retry_after) == ("unavailable", 1)
+            assert [(e.key, e.value) for e in await store.scan("s")] == [("k", b"old"), ("l", b"v")]
+            await store.write([delete("l")])
+            await store.drop("t")
+            assert await store.size("") == 4 + PLACE
+            await client.config_set("maxmemory", 0)
+            await client.aclose()
+            await store.write([put("k", b"new")])
+            await store.close()
+
+    async def test_an_owner_keeps_a_full_one(self) -> None:
+        with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as server:
+            store = await RedisStore.open(server.url(), "a", owner="me")
+            await store.write([put("k")])
+            client = Redis.from_url(server.url())
+            await client.expire("{pilotlight:a}:owner", 5)
+            await client.config_set("maxmemory", 1)
+            again = await RedisStore.open(server.url(), "a", owner="me")
+            assert await client.ttl("{pilotlight:a}:owner") > 5
+            await again.write([delete("k")])
+            await again.close()
+            await store.close()
+            await client.aclose()
+
+    async def test_a_replica_is_named_as_what_it_is(self) -> None:
+        with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as server:
+            store = await RedisStore.open(server.url(), "a")
+            client = Redis.from_url(server.url())
+            await client.replicaof("127.0.0.1", "1")
+            with pytest.raises(Problem, match="It is a replica") as refusal:
+                await store.write([put("k")])
+            assert (refusal.value.kind, refusal.value.retry_after) == ("unavailable", 1)
+            await client.aclose()
+            await store.close()
+
     async def test_one_owner_at_a_time(self, redis: RedisServer) -> None:
         name = short_id()
         first = await RedisStore.open(redis.url(), name, owner="one")
