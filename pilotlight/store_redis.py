@@ -1,8 +1,9 @@
 """The store in Redis, 6.2 or newer (see store.py for what it promises).
 
 Of each space there are two keys, `order` (a sorted set of its keys, for scans) and `values` (a hash; a value
-behind its version and its end); what each space takes stands in the hash `sizes`. All keys of a store carry
-one hash tag, so that a change is one script on one node, whole or not at all
+behind its version and its end). What each space takes stands in the hash `sizes`, and the names of the spaces
+in order in `spaces`, so that those of one app are found among all. All keys of a store carry one hash tag, so
+that a change is one script on one node, whole or not at all
 (https://redis.io/docs/latest/develop/programmability/eval-intro/). Time is Redis' own, so that services on
 several machines agree on what has expired.
 """
@@ -60,6 +61,7 @@ class RedisStore:
         self._write = redis.register_script(scripts.WRITE)
         self._swept = redis.register_script(scripts.SWEEP)
         self._claimed = redis.register_script(scripts.CLAIMED)
+        self._sized = redis.register_script(scripts.SIZE)
         self._dropped = redis.register_script(scripts.DROP)
         self._given_up = redis.register_script(scripts.GIVEN_UP)
         self._tasks: list[asyncio.Task[None]] = []
@@ -183,9 +185,9 @@ class RedisStore:
 
         Raises Problem `unavailable`.
         """
-        first = b"[" + prefix.encode() if prefix > after else b"(" + after.encode()
-        end = after_prefix(prefix)
-        last = b"+" if end is None else b"(" + end.encode()
+        first, last = _bounds(b"", prefix)
+        if after >= prefix:
+            first = b"(" + after.encode()
         names = [self._order(space), self._values(space)]
         entries: list[Entry] = []
         while (wanted := limit - len(entries)) > 0:
@@ -209,7 +211,7 @@ class RedisStore:
         if not writes:
             self._check_open()
             return []
-        names = [self._tag + part for part in (b":counter", b":expiring", b":owner", b":sizes")]
+        names = [self._tag + part for part in (b":counter", b":expiring", b":owner", b":sizes", b":spaces")]
         places: dict[str, int] = {}
         arguments: list[Any] = [self._now(), self._owner, _CLAIM]
         for write in writes:
@@ -236,19 +238,22 @@ class RedisStore:
     async def drop(self, space: str) -> None:
         """Delete everything in a space. Raises Problem `unavailable`."""
         async with self._asking():
-            await self._dropped([self._order(space), self._values(space), self._sizes])
+            await self._dropped([self._order(space), self._values(space), self._sizes, self._spaces])
 
     async def size(self, prefix: str) -> int:
         """Return what the entries take in all spaces whose names start with prefix, in bytes.
 
         Raises Problem `unavailable`.
         """
-        start = self._order(prefix)
+        first, last = _bounds(self._order(""), prefix)
         total = 0
-        async with self._asking():
-            async for order, size in self._redis.hscan_iter(self._sizes, count=_EXAMINED):
-                total += int(size) if order.startswith(start) else 0
-        return total
+        while True:
+            async with self._asking():
+                part, resume = await self._sized([self._sizes, self._spaces], [first, last, _EXAMINED])
+            total += int(part)
+            if resume is None:
+                return total
+            first = b"(" + resume
 
     async def close(self) -> None:
         """End what was begun, and the connections. Closing twice does nothing."""
@@ -272,6 +277,10 @@ class RedisStore:
     @property
     def _sizes(self) -> bytes:
         return self._tag + b":sizes"
+
+    @property
+    def _spaces(self) -> bytes:
+        return self._tag + b":spaces"
 
     def _order(self, space: str) -> bytes:
         return self._tag + b":order:" + space.encode()
@@ -316,7 +325,8 @@ class RedisStore:
                 by_order.setdefault(mark[4 : 4 + length], []).append(mark)
             for order, its in by_order.items():
                 values = order.replace(b":order:", b":values:", 1)
-                await self._swept([expiring, order, values, self._sizes], [self._now(), *its])
+                names = [expiring, order, values, self._sizes, self._spaces]
+                await self._swept(names, [self._now(), *its])
         return len(marks) == _SWEEP_BATCH
 
 
@@ -326,6 +336,12 @@ def place(url: str) -> str:
     if parts.scheme == "unix":
         return parts.path
     return f"{parts.hostname}:{parts.port or 6379}{parts.path}"
+
+
+def _bounds(head: bytes, prefix: str) -> tuple[bytes, bytes]:
+    """Return where what starts with a prefix begins and ends in a sorted set whose members have a head."""
+    end = after_prefix(prefix)
+    return b"[" + head + prefix.encode(), b"+" if end is None else b"(" + head + end.encode()
 
 
 def _entry(key: str, packed: bytes) -> Entry:

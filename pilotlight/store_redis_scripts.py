@@ -80,10 +80,11 @@ local function taken(values, key)
   if packed == 0 then return 0 end
   return #key + packed - 16 + {PLACE}
 end
-local function shrink(sizes, order, values, key)
+local function shrink(sizes, spaces, order, values, key)
   local size = taken(values, key)
   if size > 0 and redis.call('HINCRBY', sizes, order, -size) == 0 then
     redis.call('HDEL', sizes, order)
+    redis.call('ZREM', spaces, order)
   end
 end
 """
@@ -98,7 +99,7 @@ WRITE: Final = (
     + """
 local found = other(KEYS[3], ARGV[2])
 if found then return {'lost', found} end
-local counter, expiring, sizes = KEYS[1], KEYS[2], KEYS[4]
+local counter, expiring, sizes, spaces = KEYS[1], KEYS[2], KEYS[4], KEYS[5]
 local last = tonumber(redis.call('GET', counter) or '0')
 local next, standing, versions = last, {}, {}
 local count = (#ARGV - 3) / 7
@@ -132,7 +133,7 @@ for i = 0, count - 1 do
   local order, values = KEYS[place], KEYS[place + 1]
   local mark = struct.pack('>I4', #order) .. order .. key
   redis.call('ZREM', expiring, mark)
-  shrink(sizes, order, values, key)
+  shrink(sizes, spaces, order, values, key)
   if versions[i + 1] == 0 then
     redis.call('ZREM', order, key)
     redis.call('HDEL', values, key)
@@ -145,6 +146,7 @@ for i = 0, count - 1 do
     redis.call('ZADD', order, 0, key)
     redis.call('HSET', values, key, struct.pack('>i8d', versions[i + 1], expires) .. ARGV[at + 2])
     redis.call('HINCRBY', sizes, order, taken(values, key))
+    redis.call('ZADD', spaces, 0, order)
   end
 end
 return {'written', versions}
@@ -155,7 +157,7 @@ SWEEP: Final = (
     _NOW
     + _SIZES
     + """
-local expiring, order, values, sizes = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local expiring, order, values, sizes, spaces = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 for i = 2, #ARGV do
   local mark = ARGV[i]
   local key = string.sub(mark, 5 + #order)
@@ -163,7 +165,7 @@ for i = 2, #ARGV do
   if score and tonumber(score) <= now then
     redis.call('ZREM', expiring, mark)
     if not alive(redis.call('HGET', values, key)) then
-      shrink(sizes, order, values, key)
+      shrink(sizes, spaces, order, values, key)
       redis.call('ZREM', order, key)
       redis.call('HDEL', values, key)
     end
@@ -172,4 +174,20 @@ end
 """
 )
 
-DROP: Final = "redis.call('UNLINK', KEYS[1], KEYS[2]) redis.call('HDEL', KEYS[3], KEYS[1])"
+DROP: Final = """
+local order, values, sizes, spaces = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+redis.call('UNLINK', order, values)
+redis.call('HDEL', sizes, order)
+redis.call('ZREM', spaces, order)
+"""
+
+# Answers what a part of the spaces takes, and the one behind which to go on where it has not seen all
+SIZE: Final = """
+local sizes, spaces, examined = KEYS[1], KEYS[2], tonumber(ARGV[3])
+local names = redis.call('ZRANGEBYLEX', spaces, ARGV[1], ARGV[2], 'LIMIT', 0, examined)
+local total = 0
+for _, name in ipairs(names) do
+  total = total + tonumber(redis.call('HGET', sizes, name) or 0)
+end
+return {total, #names == examined and names[#names]}
+"""

@@ -783,6 +783,21 @@ class TestInRedis:
             await client.aclose()
             await store.close()
 
+    async def test_what_some_spaces_take_is_found_without_a_look_at_the_others(
+        self, redis: RedisServer
+    ) -> None:
+        store = await RedisStore.open(redis.url(), short_id(), sweep_every=1000)
+        await store.write([put("k", space=f"evil/{number}") for number in range(3000)])
+        await store.write([put("k", space="good/1"), put("k", space="good/2")])
+        client = Redis.from_url(redis.url())
+        await client.config_resetstat()
+        assert await store.size("good/") == 2 * (2 + PLACE)
+        done = await client.info("commandstats")
+        assert sum(each["calls"] for each in done.values()) < 20
+        await client.aclose()
+        assert await store.size("evil/") == 3000 * (2 + PLACE)  # more than one script looks at
+        await store.close()
+
     async def test_one_owner_at_a_time(self, redis: RedisServer) -> None:
         name = short_id()
         first = await RedisStore.open(redis.url(), name, owner="one")
