@@ -47,7 +47,7 @@ def test_the_session_by_hand_runs_as_it_is_written(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=280,
     )
 
     assert done.returncode == 0, done.stderr
@@ -69,7 +69,10 @@ def test_the_session_by_hand_runs_as_it_is_written(tmp_path):
 def test_the_function_of_each_language_answers(up, tag, file):
     if tag == "javascript" and shutil.which("node") is None:
         pytest.skip("this machine has no Node")
-    App.make(up, f"readme-{tag}", {file: language(tag)}).deploy()
+    patient = (
+        f'[functions.readme-{tag}]\npath = "."\ntimeout = "60s"\n'  # for machines on which Node takes long
+    )
+    App.make(up, f"readme-{tag}", {file: language(tag), "pilotlight.toml": patient}).deploy()
     answer = call(up, f"readme-{tag}")
     assert answer.status == 200, answer.text
     assert json.loads(answer.body) == {"hello": "world"}

@@ -69,7 +69,7 @@ def test_without_redis_warm_calls_go_on_and_the_rest_says_so_until_it_is_back(re
 def refused(folder: Path, url: str) -> str:
     """Start a platform that can't be started; return what it says."""
     words = ("up", "--data", str(folder / "data"), "--port", "0", "--store", url)
-    done = subprocess.run([*PROGRAM, *words], check=False, capture_output=True, text=True, timeout=100)
+    done = subprocess.run([*PROGRAM, *words], check=False, capture_output=True, text=True, timeout=280)
     assert (done.returncode, done.stdout) == (1, "")
     return done.stderr
 

@@ -46,7 +46,7 @@ class App:
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=280,
         )
 
     def commit(self, files: dict[str, str]) -> None:

@@ -96,7 +96,7 @@ class Up:
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=280,
             env=self.environment(),
         )
 
