@@ -72,7 +72,8 @@ def test_a_cold_and_a_warm_call_are_told_apart_with_what_they_printed(up):
 )
 def test_lines_of_the_log_name_their_requests(up, files, request):
     name = f"tied-{request.node.callspec.id}"
-    App.make(up, name, files).deploy()
+    patient = f'[functions.{name}]\npath = "."\ntimeout = "60s"\n'
+    App.make(up, name, {**files, "pilotlight.toml": patient}).deploy()
     for number in range(3):
         assert ask(up, f"{name}/x", f"{name}-{number}").status == 200
     explain(up, f"{name}-2")  # by then all are reported

@@ -7,7 +7,7 @@ import pytest
 from tests.support.apps import App, call
 from tests.support.nodes import nodes
 
-MANIFEST = '[functions.{name}]\npath = "."\nruntime = "{name}"\naccess = "public"\nhandler = "handler.mjs"\n'
+MANIFEST = '[functions.{name}]\npath = "."\nruntime = "{name}"\naccess = "public"\nhandler = "handler.mjs"\ntimeout = "60s"\n'
 HANDLER = """
 import { accessSync, constants, readdirSync, realpathSync } from "node:fs";
 import module from "node:module";

@@ -67,7 +67,8 @@ def test_python_packages_come_from_the_private_index_under_every_interpreter(up,
 @pytest.mark.skipif(not load_all()["node"].find(), reason="this machine has no Node")
 def test_node_packages_come_from_the_private_registry(up, registry):
     before = registry.refused
-    app = App.make(up, "node-thing", NODE)
+    patient = '[functions.node-thing]\npath = "."\ntimeout = "60s"\n'  # for machines on which Node takes long
+    app = App.make(up, "node-thing", {**NODE, "pilotlight.toml": patient})
     done = app.push()
     assert done.returncode == 0, done.stderr
     assert TOKEN not in done.stderr

@@ -24,7 +24,7 @@ _MOUNT = 'mount -t tmpfs -o size="$1",mode=711 tmpfs "$0" && shift && exec "$@"'
 class OnSmallDisk(Up):
     """A platform whose data folder is a small file system of its own, in a mount namespace of its own."""
 
-    size: str = "32m"
+    size: str = "384m"  # a build wants 256 MB left, and looks when it takes long
 
     @property
     def data(self) -> DataFolder:
