@@ -39,11 +39,10 @@ def command(name: str, *, words: tuple[str, ...]) -> int:
     platform = client.find()
     platform.get(client.path("functions", name))  # tells what is wrong better than an upgrade that is refused
     at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    with _every_key() if at_terminal else contextlib.nullcontext():
-        try:
-            code, reason = asyncio.run(_run(platform, name, words, at_terminal=at_terminal))
-        except asyncio.CancelledError:
-            return _TERMINATED
+    try:
+        code, reason = asyncio.run(_run(platform, name, words, at_terminal=at_terminal))
+    except asyncio.CancelledError:
+        return _TERMINATED
     if reason:
         output.note(f"pilotlight: the shell was ended: {output.harmless(reason)}")
     return code
@@ -99,6 +98,13 @@ async def _serve(
         terminal = {"kind": kind, "rows": max(size.lines, 1), "columns": max(size.columns, 1)}
     await shell.send_json({"command": words, "terminal": terminal})
     _end(await shell.receive())  # that it is open
+    # Until now Ctrl-C and signals end this command as any other
+    with _every_key() if at_terminal else contextlib.nullcontext():
+        return await _pass_on(shell, at_terminal=at_terminal)
+
+
+async def _pass_on(shell: "ClientWebSocketResponse", *, at_terminal: bool) -> tuple[int, str]:
+    """Pass on what is typed and what the shell shows, to its end; see `_serve`."""
     loop = asyncio.get_running_loop()
     tasks = [asyncio.create_task(_keep_alive(shell), name="keep alive")]
     if at_terminal:

@@ -7,6 +7,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import struct
 import subprocess
 import termios
@@ -71,10 +72,11 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def terminal(up: Up, *words: str) -> Iterator[Terminal]:
+def terminal(up: Up, *words: str, **variables: str) -> Iterator[Terminal]:
     pid, descriptor = pty.fork()
     if pid == 0:
-        os.execve(PROGRAM[0], [*PROGRAM, "shell", *words], up.environment() | {"TERM": "vt100"})
+        environment = up.environment() | {"TERM": "vt100"} | variables
+        os.execve(PROGRAM[0], [*PROGRAM, "shell", *words], environment)
     opened = Terminal(pid, descriptor)
     opened.resize(30, 90)
     try:
@@ -168,6 +170,22 @@ def test_the_callers_terminal_is_as_before_when_it_is_told_to_end(up, hello):
         os.kill(opened.pid, signal.SIGTERM)
         assert opened.wait() == 143
     gone(up)
+
+
+def test_ctrl_c_ends_it_where_it_does_not_open(up):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with terminal(up, "hello", PILOTLIGHT_URL=url, PILOTLIGHT_KEY="x") as opened:
+            known, _ = silent.accept()
+            with known:
+                known.recv(65536)
+                known.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+            asked, _ = silent.accept()
+            with asked:
+                assert b"/hello/shell" in asked.recv(65536)
+                assert not opened.raw()
+                opened.type("\x03")
+                assert opened.wait() == 130
 
 
 def test_what_it_is_refused_for_is_said(up, hello):
