@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pilotlight.problems import Problem
 
@@ -82,12 +82,29 @@ def _url(text: str) -> str:
 
 
 def _store(text: str) -> str:
-    parts = urlsplit(text)
-    reachable = parts.path if parts.scheme == "unix" else parts.hostname
-    if text != "sqlite" and (parts.scheme not in ("redis", "rediss", "unix") or not reachable):
+    if text != "sqlite" and not _is_redis(text):
         # What was given may hold a password
-        raise ValueError("it is neither sqlite nor like redis://HOST:PORT/0, rediss://… or unix:///PATH")
+        raise ValueError(
+            "it is neither sqlite nor like redis://HOST:PORT/0, rediss://…?ssl_ca_certs=FILE or "
+            "unix:///PATH?db=0. In a password, / ? # @ are written %2F %3F %23 %40"
+        )
     return text
+
+
+def _is_redis(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        where = parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0
+        options = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True)]
+    except ValueError:
+        where, options = None, []
+    return bool(
+        where
+        and parts.scheme in ("redis", "rediss", "unix")
+        and not parts.fragment
+        and (parts.scheme == "unix" or re.fullmatch(r"/?\d*", parts.path))
+        and all(name == "db" or name.startswith("ssl_") for name in options)
+    )
 
 
 def _file(text: str) -> str:

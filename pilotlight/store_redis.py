@@ -82,23 +82,28 @@ class RedisStore:
         Where an `owner` is named nobody but that one writes until it is closed: others are refused when they
         open it, and an owner who has lost it meanwhile can't write any more. `clock` replaces Redis' time
         (seconds since the epoch); `sweep_every` is how often expired entries are deleted, in seconds (nobody
-        sees them any more once they have expired). Raises Problem `unavailable` where Redis is not there,
-        refuses, is too old, or holds what a newer version has written; `conflict` where it belongs to another
-        owner.
+        sees them any more once they have expired). Raises Problem `invalid-request` where the url has an
+        option that there is not; `unavailable` where Redis is not there, refuses, is too old, or holds what a
+        newer version has written; `conflict` where it belongs to another owner.
         """
         where = place(url)
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=_CONNECTIONS,
-            timeout=_WITHIN,
-            # Deadlines are ours (see `_asking`): its own way loses cancellations on Python 3.11
-            socket_timeout=None,
-            socket_connect_timeout=_WITHIN,
-            health_check_interval=_CHECK_AFTER,
-            # A write whose answer is lost may have been made: to make it again is the caller's to decide
-            retry=Retry(NoBackoff(), 0),
-            client_name=f"pilotlight-{name}",
-        )
+        try:
+            pool = BlockingConnectionPool.from_url(
+                url,
+                max_connections=_CONNECTIONS,
+                timeout=_WITHIN,
+                # Deadlines are ours (see `_asking`): its own way loses cancellations on Python 3.11
+                socket_timeout=None,
+                socket_connect_timeout=_WITHIN,
+                health_check_interval=_CHECK_AFTER,
+                # A write whose answer is lost may have been made: to make it again is the caller's to decide
+                retry=Retry(NoBackoff(), 0),
+                client_name=f"pilotlight-{name}",
+            )
+            pool.connection_class(**pool.connection_kwargs)  # knows what options there are
+        except (ValueError, TypeError, exceptions.RedisError) as error:
+            detail = f"The address of the Redis at {where} can't be used: {error}"
+            raise Problem("invalid-request", detail) from error
         store = cls(Redis.from_pool(pool), name, where, owner, clock, sweep_every)
         try:
             await store._check()

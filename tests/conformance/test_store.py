@@ -832,6 +832,12 @@ class TestInRedis:
         assert "127.0.0.1:1/0" in refusal.value.detail
         assert "secret" not in refusal.value.detail
 
+    async def test_an_option_that_there_is_not_is_refused(self) -> None:
+        with pytest.raises(Problem, match="can't be used") as refusal:
+            await RedisStore.open("rediss://me:secret@127.0.0.1:1/0?ssl_nothing=1", "a")
+        assert refusal.value.kind == "invalid-request"
+        assert "secret" not in refusal.value.detail
+
     async def test_expired_entries_leave_it_in_time(self, redis: RedisServer, clock: Clock) -> None:
         name = short_id()
         store = await RedisStore.open(redis.url(), name, clock=clock)

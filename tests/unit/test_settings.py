@@ -21,3 +21,33 @@ def test_services_read_what_was_set():
 def test_a_thrift_that_is_none_is_refused(text):
     with pytest.raises(Problem, match=r"--keep-alive-thrift: .* is not a number from 0\.05 to 20"):
         Settings.load({}, {"keep_alive_thrift": text})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(f"redis://me:left{odd}right@127.0.0.1:6379/0" for odd in "/?#["),
+        "redis://me:123/right@127.0.0.1:6379/0",  # what stands before the slash reads as a port
+        "redis://me:right@127.0.0.1:99999/0",
+        "redis://me:right@127.0.0.1:6379/zero",
+        "redis://127.0.0.1:6379/0?password=right",
+        "redis://me:right@127.0.0.1:6379/0?decode_responses=yes",
+    ],
+)
+def test_an_address_of_redis_that_is_odd_is_refused_and_its_password_is_not_shown(url: str) -> None:
+    with pytest.raises(Problem, match="neither sqlite nor like") as refusal:
+        Settings.load({"PILOTLIGHT_STORE": url})
+    assert "right" not in refusal.value.detail
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://127.0.0.1",
+        "redis://me:a%2F%40b@127.0.0.1:6379/3",
+        "rediss://redis.example.com:6380/0?ssl_ca_certs=/etc/ssl/own.pem",
+        "unix:///run/redis.sock?db=1",
+    ],
+)
+def test_addresses_of_redis(url: str) -> None:
+    assert Settings.load({"PILOTLIGHT_STORE": url}).store == url
