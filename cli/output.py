@@ -7,6 +7,7 @@ through a pipe is plain, and nothing of it is cut.
 import contextlib
 import json
 import re
+import signal
 import sys
 import threading
 import time
@@ -128,6 +129,16 @@ def working(text: str) -> Iterator[None]:
         finally:
             timer.cancel()
             timer.join()  # where it is just showing it, that has to come first
+
+
+@contextlib.contextmanager
+def ending_tidily() -> Iterator[None]:
+    """Let SIGTERM undo what has been done by halves, as Ctrl-C does."""
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def note(text: str) -> None:

@@ -73,6 +73,10 @@ class DataFolder:
         """The folder of the data API's database."""
         return self.root / "data"
 
+    def store(self, name: str) -> Path:
+        """Return the database of a store: `registry` or `documents`."""
+        return {"registry": self.registry, "documents": self.documents / "documents.db"}[name]
+
     @property
     def repositories(self) -> Path:
         """The bare git repositories, APP.git."""

@@ -55,7 +55,7 @@ def make(path: Path) -> None:
     """Make the file where there is none, readable by its owner alone; the log beside it takes over its mode.
 
     It gets its name once it is whole, so that an empty file is always a damaged one. Raises Problem where the
-    file or its log is lost, OSError, sqlite3.Error.
+    file or its log is lost, or half of it is there, OSError, sqlite3.Error.
     """
     log = path.with_name(f"{path.name}-wal")
     if path.exists():
@@ -66,6 +66,12 @@ def make(path: Path) -> None:
         raise Problem(
             "unavailable", f"{path} is missing, while {log.name}, a part of it, is there. {_RESTORE}"
         )
+    if (half := unfinished(path)).exists():
+        raise Problem(
+            "unavailable",
+            f"{half} is what an interrupted `pilotlight store migrate` or `restore` has left. Run that "
+            f"again, or move away what lies in {path.parent}, to start empty.",
+        )
     fresh = path.with_name(f"{path.name}.new")
     for left in (fresh, *(fresh.with_name(f"{fresh.name}{part}") for part in ("-wal", "-shm"))):
         left.unlink(missing_ok=True)  # of an opening that was interrupted
@@ -73,12 +79,24 @@ def make(path: Path) -> None:
     with contextlib.closing(connect(fresh)) as connection:
         migrate(connection, fresh)
     fresh.rename(path)
-    # A file is only there after a power cut when its folder has been synchronised too
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    synchronise(path.parent)
+
+
+def unfinished(path: Path) -> Path:
+    """Return what the file of a store is called while it is filled with what another one holds."""
+    return path.with_name(f"{path.name}.unfinished")
+
+
+def synchronise(folder: Path) -> None:
+    """Have the names in a folder on the disk: a file is only there after a power cut when they are, too.
+
+    Raises OSError.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def connect(path: Path) -> sqlite3.Connection:

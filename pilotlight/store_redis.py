@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import struct
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
@@ -32,10 +32,13 @@ _WITHIN: Final = 5.0  # seconds that Redis has for an answer, a free connection 
 _CHECK_AFTER: Final = 10  # seconds; a connection that was idle for longer is tried before it is used
 _SWEEP_BATCH: Final = 500
 _EXAMINED: Final = 1000  # keys that one script looks at, so that others need not wait long for Redis
-_HEAD: Final = struct.Struct(">qd")  # version; seconds since the epoch, or 0 for never
-_CLAIM: Final = 15  # seconds that a claim lasts beyond the end of who made it
-_SCHEMA: Final = b"1"
+HEAD: Final = struct.Struct(">qd")  # version; seconds since the epoch, or 0 for never
+CLAIM: Final = 15  # seconds that a claim lasts beyond the end of who made it
 _OLDEST: Final = (6, 2)
+
+SCHEMA: Final = b"1"
+UNFINISHED: Final = b"unfinished"
+"""Stands in the place of the schema while a store is filled with what another one holds."""
 
 
 class RedisStore:
@@ -118,45 +121,29 @@ class RedisStore:
 
     async def _check(self) -> None:
         async with self._asking():
-            server = await self._redis.info("server")
-            text = str(server["redis_version"])
-            if tuple(int(part) for part in text.split(".")[:2]) < _OLDEST:
-                raise Problem(
-                    "unavailable", f"The Redis at {self._where} is {text}. Take 6.2 or a newer one."
-                )
+            check_server(await self._redis.info("server"), self._where)
             schema = self._tag + b":schema"
-            if (found := await self._redis.get(schema)) is None:  # one that is full can't be written to
-                await self._redis.set(schema, _SCHEMA, nx=True)
+            found = await self._redis.get(schema)
+            if found is None:  # one that is full can't be written to
+                await self._redis.set(schema, SCHEMA, nx=True)
                 found = await self._redis.get(schema)
-            if found != _SCHEMA:
-                raise Problem(
-                    "unavailable",
-                    f"What is in the Redis at {self._where} was written by a newer Pilotlight "
-                    f"(schema {found!r}; this one knows {_SCHEMA!r}). Use that version again.",
-                )
+            check_schema(found, self._where)
 
     async def _claim(self) -> None:
         if not self._owner:
             return
         async with self._asking():
-            other = await self._claimed([self._tag + b":owner"], [self._owner, _CLAIM])
+            other = await self._claimed([self._tag + b":owner"], [self._owner, CLAIM])
         if other is not None:
-            raise self._taken(other)
+            raise taken(self._where, other)
 
     async def _claim_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(_CLAIM / 3)
+            await asyncio.sleep(CLAIM / 3)
             try:
                 await self._claim()
             except Problem as problem:
                 _log.error("%s", problem.detail)
-
-    def _taken(self, other: bytes) -> Problem:
-        return Problem(
-            "conflict",
-            f"The Redis at {self._where} is in use by another platform ({other.decode(errors='replace')}). "
-            f"Stop that one and wait {_CLAIM} s, or name another database with --store.",
-        )
 
     async def weakness(self) -> str:
         """Tell why Redis may lose what it has acknowledged; empty where it keeps it."""
@@ -218,7 +205,7 @@ class RedisStore:
             return []
         names = [self._tag + part for part in (b":counter", b":expiring", b":owner", b":sizes", b":spaces")]
         places: dict[str, int] = {}
-        arguments: list[Any] = [self._now(), self._owner, _CLAIM]
+        arguments: list[Any] = [self._now(), self._owner, CLAIM]
         for write in writes:
             if write.space not in places:
                 places[write.space] = len(names) + 1  # Lua counts from 1
@@ -235,7 +222,7 @@ class RedisStore:
         async with self._asking():
             outcome, *rest = await self._write(names, arguments)
         if outcome == b"lost":
-            raise self._taken(rest[0])
+            raise taken(self._where, rest[0])
         if outcome == b"conflict":
             raise Conflict(*rest)
         return [int(version) for version in rest[0]]
@@ -305,9 +292,9 @@ class RedisStore:
             async with asyncio.timeout(_WITHIN):
                 yield
         except TimeoutError as error:
-            raise _problem(exceptions.TimeoutError(f"no answer in {_WITHIN:g} s"), self._where) from error
+            raise problem(exceptions.TimeoutError(f"no answer in {_WITHIN:g} s"), self._where) from error
         except exceptions.RedisError as error:
-            raise _problem(error, self._where) from error
+            raise problem(error, self._where) from error
 
     async def _sweep_for_ever(self) -> None:
         while True:
@@ -349,12 +336,49 @@ def _bounds(head: bytes, prefix: str) -> tuple[bytes, bytes]:
     return b"[" + head + prefix.encode(), b"+" if end is None else b"(" + head + end.encode()
 
 
+def check_server(server: Mapping[str, Any], where: str) -> None:
+    """Raise Problem `unavailable` where a Redis, by its INFO, is too old."""
+    text = str(server["redis_version"])
+    if tuple(int(part) for part in text.split(".")[:2]) < _OLDEST:
+        raise Problem("unavailable", f"The Redis at {where} is {text}. Take 6.2 or a newer one.")
+
+
+def check_schema(found: bytes | str | None, where: str) -> None:
+    """Raise Problem `unavailable` where what is in a Redis is not for this version, or half of a whole."""
+    if found == UNFINISHED:
+        raise Problem(
+            "unavailable",
+            f"In the Redis at {where} is what an interrupted `pilotlight store migrate` has left. Run that "
+            "again, or empty the database.",
+        )
+    if found != SCHEMA:
+        raise Problem(
+            "unavailable",
+            f"What is in the Redis at {where} was written by a newer Pilotlight "
+            f"(schema {found!r}; this one knows {SCHEMA!r}). Use that version again.",
+        )
+
+
+def taken(where: str, other: bytes) -> Problem:
+    """Return the refusal of a store that belongs to somebody else."""
+    return Problem(
+        "conflict",
+        f"The Redis at {where} is in use by another platform ({other.decode(errors='replace')}). "
+        f"Stop that one and wait {CLAIM} s, or name another database with --store.",
+    )
+
+
+def mark(order: bytes, key: bytes) -> bytes:
+    """Return what stands for an entry in the set of those that expire."""
+    return struct.pack(">I", len(order)) + order + key
+
+
 def _entry(key: str, packed: bytes) -> Entry:
-    version, expires = _HEAD.unpack_from(packed)
-    return Entry(key, packed[_HEAD.size :], version, expires or None)
+    version, expires = HEAD.unpack_from(packed)
+    return Entry(key, packed[HEAD.size :], version, expires or None)
 
 
-def _problem(error: exceptions.RedisError, where: str) -> Problem:
+def problem(error: exceptions.RedisError, where: str) -> Problem:
     """Turn what Redis or the way to it says into words that name the remedy."""
     text = str(error)
     if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError):

@@ -2,7 +2,6 @@
 
 import os
 import platform
-from pathlib import Path
 
 from pilotlight.datafolder import DataFolder
 from pilotlight.store import Store
@@ -12,17 +11,17 @@ from pilotlight.store_sqlite import SqliteStore
 async def registry(setting: str, data: DataFolder) -> Store:
     """Open the store of the registry, which one platform at a time uses. Raises Problem."""
     owner = f"{platform.node()}:{data.root}, {_identity(data)}"
-    return await _open(setting, data.registry, "registry", owner)
+    return await _open(setting, data, "registry", owner)
 
 
 async def documents(setting: str, data: DataFolder) -> Store:
     """Open the store of the documents. Raises Problem."""
-    return await _open(setting, data.documents / "documents.db", "documents", "")
+    return await _open(setting, data, "documents", "")
 
 
-async def _open(setting: str, path: Path, name: str, owner: str) -> Store:
+async def _open(setting: str, data: DataFolder, name: str, owner: str) -> Store:
     if setting == "sqlite":
-        return await SqliteStore.open(path)
+        return await SqliteStore.open(data.store(name))
     from pilotlight.store_redis import RedisStore  # it takes a while to import, and not everybody has one
 
     return await RedisStore.open(setting, name, owner=owner)
