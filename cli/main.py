@@ -34,6 +34,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "delete": ("cli.commands.delete", "delete a function"),
     "secrets": ("cli.commands.secrets", "list, set, delete and discard secrets"),
     "keys": ("cli.commands.keys", "list, create and delete keys"),
+    "backup": ("cli.commands.backup", "write all that the platform keeps into one file"),
+    "restore": ("cli.commands.restore", "make a data folder of a backup"),
     "store": ("cli.commands.store", "move what the platform keeps into another store"),
     "audit": ("cli.commands.audit", "show who deployed, deleted, set, read and made what"),
     "doctor": ("cli.commands.doctor", "tell what this machine lets the platform guarantee"),

@@ -14,15 +14,15 @@ from pilotlight.store_whole import NAMES, Source, Target
 
 
 @contextlib.contextmanager
-def sources(text: str) -> Iterator[Mapping[str, Source]]:
-    """Open what is to be read, and hold it against platforms. Raises Problem."""
+def sources(text: str, purpose: str) -> Iterator[Mapping[str, Source]]:
+    """Open what is to be read, and hold it against platforms, which are told for what. Raises Problem."""
     folder = _folder(text)
     with contextlib.ExitStack() as stack:
         if folder is None:
             from pilotlight.store_whole_redis import RedisSource
 
             url = _url(text)
-            yield {name: stack.enter_context(RedisSource(url, name, _owner(name))) for name in NAMES}
+            yield {name: stack.enter_context(RedisSource(url, name, _owner(name, purpose))) for name in NAMES}
             return
         from pilotlight.store_whole_sqlite import SqliteSource
 
@@ -34,15 +34,15 @@ def sources(text: str) -> Iterator[Mapping[str, Source]]:
 
 
 @contextlib.contextmanager
-def targets(text: str) -> Iterator[Mapping[str, Target]]:
-    """Have what is to be filled, and hold it against platforms. Raises Problem."""
+def targets(text: str, purpose: str) -> Iterator[Mapping[str, Target]]:
+    """Have what is to be filled, and hold it against platforms, which are told for what. Raises Problem."""
     folder = _folder(text)
     with contextlib.ExitStack() as stack:
         if folder is None:
             from pilotlight.store_whole_redis import RedisTarget
 
             url = _url(text)
-            yield {name: stack.enter_context(RedisTarget(url, name, _owner(name))) for name in NAMES}
+            yield {name: stack.enter_context(RedisTarget(url, name, _owner(name, purpose))) for name in NAMES}
             return
         from pilotlight.store_whole_sqlite import SqliteTarget
 
@@ -75,8 +75,8 @@ def _url(text: str) -> str:
         ) from None
 
 
-def _owner(name: str) -> str:
+def _owner(name: str, purpose: str) -> str:
     """Return as whom a store is claimed; that of the registry stands for both."""
     if name != "registry":
         return ""
-    return f"{platform.node()}, pilotlight store migrate, process {os.getpid()}"
+    return f"{platform.node()}, {purpose}, process {os.getpid()}"

@@ -19,6 +19,15 @@ async def documents(setting: str, data: DataFolder) -> Store:
     return await _open(setting, data, "documents", "")
 
 
+def shown(setting: str) -> str:
+    """Return which store a setting means, without user and password."""
+    if setting == "sqlite":
+        return setting
+    from pilotlight.store_redis import place
+
+    return place(setting)
+
+
 async def _open(setting: str, data: DataFolder, name: str, owner: str) -> Store:
     if setting == "sqlite":
         return await SqliteStore.open(data.store(name))

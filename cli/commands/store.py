@@ -12,6 +12,8 @@ def command() -> None:
     """Where the platform keeps its state."""
 
 
+_PURPOSE = "pilotlight store migrate"
+
 _EPILOG = """\
 FROM and TO are each one of
 
@@ -32,8 +34,8 @@ def migrate(*, source: str, target: str) -> None:
     """Copy all, while no platform runs on either, and verify it. Raises Problem."""
     with (
         output.ending_tidily(),
-        store_places.sources(source) as sources,
-        store_places.targets(target) as targets,
+        store_places.sources(source, _PURPOSE) as sources,
+        store_places.targets(target, _PURPOSE) as targets,
         output.working("Copying…"),
     ):
         copied = store_whole.copy(sources, targets)

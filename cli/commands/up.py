@@ -18,7 +18,7 @@ from cli.client import Platform
 from cli.commands import flags
 from cli.serve import SERVICES, configure_logging, prepare
 from cli.supervisor import Service, Supervisor
-from pilotlight import sockets
+from pilotlight import sockets, stores
 from pilotlight.datafolder import DataFolder
 from pilotlight.problems import Problem
 from pilotlight.settings import Settings, for_services
@@ -136,7 +136,7 @@ async def _renew(settings: Settings, supervisor: Supervisor, data: DataFolder, u
         return
     _log.info("SIGUSR1: restarting the gateways")
     await supervisor.restart("gateway", _START_WITHIN)
-    _write_platform_file(data, url, _certificate(settings))
+    _write_platform_file(settings, data, url, _certificate(settings))
 
 
 def _certificate(settings: Settings) -> str | None:
@@ -148,7 +148,7 @@ def _serving(settings: Settings, data: DataFolder, here: str, url: str) -> None:
     """Tell the world that the platform serves. Raises Problem where it does not."""
     certificate = _certificate(settings)
     guarantees = _wait_until_served(Platform(here, data.admin_key.read_text().strip(), certificate))
-    _write_platform_file(data, url, certificate)
+    _write_platform_file(settings, data, url, certificate)
     print(f"Pilotlight is ready on {url}", flush=True)
     for guarantee in guarantees:
         if not guarantee["kept"]:
@@ -172,9 +172,15 @@ def _wait_until_served(platform: Platform) -> list[dict[str, Any]]:
         time.sleep(0.01)
 
 
-def _write_platform_file(data: DataFolder, url: str, certificate: str | None) -> None:
+def _write_platform_file(settings: Settings, data: DataFolder, url: str, certificate: str | None) -> None:
     fresh = data.root / "platform.json.new"
-    fresh.write_text(json.dumps({"url": url, "pid": os.getpid(), "certificate": certificate}))
+    told = {
+        "url": url,
+        "pid": os.getpid(),
+        "certificate": certificate,
+        "store": stores.shown(settings.store),
+    }
+    fresh.write_text(json.dumps(told))
     fresh.chmod(0o644)
     fresh.replace(data.platform)
 
