@@ -252,6 +252,11 @@ def for_services(settings: Settings) -> dict[str, str]:
     return {**os.environ, **settings.environment()}
 
 
+def notify_socket() -> str | None:
+    """Return where systemd waits to be told that this process serves; None where it does not."""
+    return os.environ.get("NOTIFY_SOCKET") or None
+
+
 @dataclass(frozen=True)
 class Named:
     """The platform that PILOTLIGHT_URL and PILOTLIGHT_KEY name; None where they are not set."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import click
 
-from cli import client, delegation, listener, output
+from cli import client, delegation, listener, notification, output
 from cli.client import Platform
 from cli.commands import flags
 from cli.serve import SERVICES, configure_logging, prepare
@@ -150,6 +150,7 @@ def _serving(settings: Settings, data: DataFolder, here: str, url: str) -> None:
     guarantees = _wait_until_served(Platform(here, data.admin_key.read_text().strip(), certificate))
     _write_platform_file(settings, data, url, certificate)
     print(f"Pilotlight is ready on {url}", flush=True)
+    notification.tell(f"READY=1\nSTATUS=Serving {url}")
     for guarantee in guarantees:
         if not guarantee["kept"]:
             why = output.with_remedy(guarantee["reason"], guarantee["remedy"])
