@@ -138,7 +138,8 @@ def test_the_file_is_its_owners_alone_and_nothing_lies_beside_it(backup):
     assert not [name for name in names if "logs" in name]
 
 
-def test_what_is_written_and_pushed_meanwhile_leaves_it_whole(platform, tmp_path):
+def taken_meanwhile(platform: Up, file: Path) -> int:
+    """Take a backup while documents are written and a push goes live; return how many were written."""
     ended = threading.Event()
     written: list[int] = []
 
@@ -147,14 +148,14 @@ def test_what_is_written_and_pushed_meanwhile_leaves_it_whole(platform, tmp_path
             assert document(platform, "PUT", f"w{len(written):05}")[0] == 201
             written.append(1)
 
-    app = App.make(platform, "busy", {"handler.py": "def handle(request):\n    return 'busy'\n"})
+    app = App.make(platform, "shop", {"handler.py": "def handle(request):\n    return 'busy'\n"})
     app.deploy()
     writer = threading.Thread(target=write)
     writer.start()
     try:
         wait_until(lambda: written)
         taking = subprocess.Popen(
-            [*PROGRAM, "backup", str(tmp_path / "b")], env=platform.environment(), stdout=subprocess.PIPE
+            [*PROGRAM, "backup", str(file)], env=platform.environment(), stdout=subprocess.PIPE
         )
         app.commit({"more.py": ""})
         app.deploy()
@@ -164,6 +165,12 @@ def test_what_is_written_and_pushed_meanwhile_leaves_it_whole(platform, tmp_path
     finally:
         ended.set()
         writer.join()
+    return len(written)
+
+
+def test_what_is_written_and_pushed_meanwhile_leaves_it_whole(tmp_path):
+    with Up(tmp_path / "busy") as platform:
+        written = taken_meanwhile(platform, tmp_path / "b")
     again = Up(tmp_path / "again")
     with again:  # its folders belong to its services already
         assert again.stop() == 0
@@ -176,10 +183,10 @@ def test_what_is_written_and_pushed_meanwhile_leaves_it_whole(platform, tmp_path
         done = restore(tmp_path / "b", again.data.root)
         assert done.returncode == 0, done.stderr
         assert again.start(), again.log.read_text()
-        assert call(again, "busy").body == b"busy"
+        assert call(again, "shop").body == b"busy"
         kept = [each["key"] for each in documents(again) if each["key"].startswith("w")]
         assert kept == [f"w{number:05}" for number in range(len(kept))]
-        assert len(kept) <= len(written)
+        assert len(kept) <= written
         assert document(again, "PUT", "new")[0] == 201
 
 
