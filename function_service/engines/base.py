@@ -77,6 +77,9 @@ class Survivor:
 class Engine(Protocol):
     """How sandboxes are made. Between `start` and `close`, any call may be made at any time."""
 
+    forks: bool
+    """Whether there are snapshots: `snapshot` and `restore` are called only then."""
+
     async def start(self) -> list[Survivor]:
         """Clean what a former run left behind, and get ready. Raises Problem where this can't work here.
 
@@ -106,7 +109,8 @@ class Engine(Protocol):
     async def snapshot(self, interpreter: Interpreter, assignment: Assignment) -> Sandbox:
         """Load a function once, in a sandbox that serves nothing but is forked by `restore`.
 
-        Only for runtimes that are `forkable`. Raises StartError, also where the function is not fit for it.
+        Only for runtimes that are `forkable`, on an engine that `forks`. Raises StartError, also where the
+        function is not fit for it.
         """
         ...
 

@@ -19,6 +19,7 @@ class FakeEngine:
     """Implements engines.base.Engine. What it has made and not yet destroyed is in `sandboxes`."""
 
     name = "fake"
+    forks = True
 
     def __init__(self) -> None:
         self.sandboxes: dict[str, Sandbox] = {}

@@ -6,10 +6,8 @@ sandbox.py mounts, confines, loads.
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
-import shlex
 import shutil
 import time
 from collections import Counter
@@ -21,19 +19,19 @@ from typing import Any
 
 import runtimes.declaration
 from function_service.contract import Exit, Guarantee, Job, Output, Stages, Terminal
-from function_service.engines.base import Assignment, Sandbox, StartError, Survivor, Untouched, Use
+from function_service.engines import attaching
+from function_service.engines.base import Assignment, Sandbox, Survivor, Use
 from function_service.engines.embedded import (
     cgroup,
     debug,
     guarantees,
-    init,
     jobs,
     messages,
     survivors,
     syscalls,
 )
 from function_service.engines.embedded import sandbox as inside
-from function_service.engines.embedded.channel import Channel, Unread
+from function_service.engines.embedded.channel import Channel
 from function_service.engines.embedded.cradle import Cradle, remove
 from function_service.engines.embedded.former import Former, Kept, find
 from function_service.engines.embedded.grants import Grants
@@ -58,6 +56,7 @@ class EmbeddedEngine:
     """Implements engines.base.Engine."""
 
     name = "embedded"
+    forks = True
 
     def __init__(
         self,
@@ -340,19 +339,7 @@ class EmbeddedEngine:
         if assignment.dependencies is not None:
             trees.append((assignment.dependencies, "/dependencies", False))
         runtime = self._runtimes[sandbox.interpreter.runtime]
-        message: dict[str, Any] = {
-            "handler": assignment.handler,
-            "concurrency": assignment.concurrency,
-            "folder": "/function",
-            "serves": True,
-            "env": assignment.env | {"PILOTLIGHT_DATA_URL": f"http://127.0.0.1:{inside.DATA_PORT}"},
-            "tmp": assignment.memory // 2,
-        }
-        if not runtime.forkable and runtime.boot(sandbox.interpreter) is None:
-            message["command"] = _native_command(assignment.handler)
-            message["env"]["PORT"] = str(init.PORT)
-        if assignment.egress:
-            message["env"] |= jobs.proxy_environment(inside.EGRESS_PORT)
+        message = attaching.message_of(assignment, runtime, sandbox.interpreter)
         message |= more
         if door is not None:
             trees += door.trees
@@ -394,31 +381,13 @@ class EmbeddedEngine:
         message |= {"mounts": [target for _, target, _ in trees], "egress": bool(egress)}
         descriptors = [_tree(path, writable) for path, _, writable in trees]
         try:
-            handle.control.send(message, descriptors if door is None else [*descriptors, door.listener])
-        except Unread as error:
-            raise Untouched from error
-        except OSError as error:
-            if error.errno == errno.EMSGSIZE:
-                limit = messages.MAX_MESSAGE >> 10
-                raise StartError(f"Its environment and secrets are more than {limit} KB together.") from error
-            raise EOFError from error
+            attaching.send(
+                handle.control, message, descriptors if door is None else [*descriptors, door.listener]
+            )
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        try:
-            if egress:
-                # It comes before any code of the function runs, which is why it can be believed
-                _, received = await handle.control.receive()
-                self._grants.grant(sandbox.id, received[0], kind=proxy, egress=list(egress), **identity)
-            answer, received = await handle.control.receive()
-        except Unread as error:
-            raise Untouched from error
-        except OSError as error:
-            raise StartError(f"It disturbed the start of its own process: {error}.") from error
-        for descriptor in received:
-            os.close(descriptor)
-        if answer.get("ready") is not True:
-            raise StartError(str(answer.get("error", "It disturbed the start of its own process.")))
+        await attaching.until_ready(handle.control, self._grants, sandbox.id, egress, identity, proxy)
 
     @staticmethod
     def _limit_cpu(handle: Handle, cores: float) -> None:
@@ -497,11 +466,7 @@ class EmbeddedEngine:
             if self._users.count:
                 await jobs.hand_over(writable, handle.uid, of={owner})
             identity = {"app": "", "function": "build"}
-            message: dict[str, Any] = {"command": list(job.command), "folder": job.folder, "serves": False}
-            env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", **job.env}  # noqa: S108
-            if job.egress:
-                env |= jobs.proxy_environment(inside.EGRESS_PORT)
-            message |= {"env": env, "tmp": job.memory // 2}
+            message = jobs.message_of(job)
             await self._attach(blank, message, trees, job.egress, identity, proxy="build")
             async with contextlib.aclosing(
                 jobs.follow(blank, reader, job, writable, lambda: kill(handle.pidfd))
@@ -532,11 +497,6 @@ class EmbeddedEngine:
         finally:
             if self._users.count:
                 await jobs.hand_over(writable, owner, of={self._handle(sandbox).uid})
-
-
-def _native_command(handler: str) -> list[str]:
-    program, *arguments = shlex.split(handler)  # as the runtime's check has read it
-    return [f"/function/{program.removeprefix('./')}", *arguments]
 
 
 def _tree(path: Path, writable: bool) -> int:

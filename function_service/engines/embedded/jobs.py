@@ -6,9 +6,11 @@ import os
 import shutil
 from collections.abc import AsyncGenerator, Callable, Container
 from pathlib import Path
+from typing import Any
 
 from function_service.contract import Exit, Job, Output
 from function_service.engines.base import Sandbox
+from function_service.engines.embedded.sandbox import EGRESS_PORT
 from function_service.lines import LineReader
 from pilotlight import trees
 
@@ -29,6 +31,15 @@ def proxy_environment(port: int) -> dict[str, str]:
         "NO_PROXY": local,
         "no_proxy": local,
     }
+
+
+def message_of(job: Job) -> dict[str, Any]:
+    """Return what process 1 of its sandbox is told."""
+    env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", **job.env}  # noqa: S108
+    if job.egress:
+        env |= proxy_environment(EGRESS_PORT)
+    command = {"command": list(job.command), "folder": job.folder, "serves": False}
+    return {**command, "env": env, "tmp": job.memory // 2}
 
 
 def give(folders: list[Path], uid: int, *, of: Container[int]) -> None:

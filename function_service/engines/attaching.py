@@ -1,0 +1,74 @@
+"""How code comes into a blank sandbox: alike for each engine whose process 1 speaks embedded/messages.py."""
+
+import errno
+import os
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from function_service.engines.base import Assignment, StartError, Untouched
+from function_service.engines.embedded import init, jobs, messages
+from function_service.engines.embedded import sandbox as inside
+from function_service.engines.embedded.channel import Channel, Unread
+from function_service.engines.embedded.grants import Grants
+from runtimes.declaration import Interpreter, Runtime
+
+
+def message_of(assignment: Assignment, runtime: Runtime, interpreter: Interpreter) -> dict[str, Any]:
+    """Return what process 1 is told, so that it becomes the function or starts it."""
+    message: dict[str, Any] = {
+        "handler": assignment.handler,
+        "concurrency": assignment.concurrency,
+        "folder": "/function",
+        "serves": True,
+        "env": assignment.env | {"PILOTLIGHT_DATA_URL": f"http://127.0.0.1:{inside.DATA_PORT}"},
+        "tmp": assignment.memory // 2,
+    }
+    if not runtime.forkable and runtime.boot(interpreter) is None:
+        program, *arguments = shlex.split(assignment.handler)  # as the runtime's check has read it
+        message["command"] = [f"/function/{program.removeprefix('./')}", *arguments]
+        message["env"]["PORT"] = str(init.PORT)
+    if assignment.egress:
+        message["env"] |= jobs.proxy_environment(inside.EGRESS_PORT)
+    return message
+
+
+def send(control: Channel, message: dict[str, Any], descriptors: Sequence[int]) -> None:
+    """Send it. Raises Untouched, EOFError, StartError."""
+    try:
+        control.send(message, descriptors)
+    except Unread as error:
+        raise Untouched from error
+    except OSError as error:
+        if error.errno == errno.EMSGSIZE:
+            limit = messages.MAX_MESSAGE >> 10
+            raise StartError(f"Its environment and secrets are more than {limit} KB together.") from error
+        raise EOFError from error
+
+
+async def until_ready(
+    control: Channel,
+    grants: Grants,
+    sandbox: str,
+    egress: tuple[str, ...],
+    identity: dict[str, str],
+    proxy: str,
+) -> None:
+    """Grant the way out, if there is one, and wait until it serves.
+
+    Raises Untouched, EOFError, StartError.
+    """
+    try:
+        if egress:
+            # It comes before any code of the function runs, which is why it can be believed
+            _, received = await control.receive()
+            grants.grant(sandbox, received[0], kind=proxy, egress=list(egress), **identity)
+        answer, received = await control.receive()
+    except Unread as error:
+        raise Untouched from error
+    except OSError as error:
+        raise StartError(f"It disturbed the start of its own process: {error}.") from error
+    for descriptor in received:
+        os.close(descriptor)
+    if answer.get("ready") is not True:
+        raise StartError(str(answer.get("error", "It disturbed the start of its own process.")))
