@@ -47,12 +47,20 @@ def examine() -> list[Check]:
 def guarantees(settings: Settings) -> list[Check]:
     """Ask the platform that runs, else the engine itself, in this process, in a control group as `up` has."""
     if named_platform().url is not None or _runs(settings.data):
-        found = client.find().get(client.path("guarantees"))["guarantees"]
-        return [Check(each["name"], each["kept"], each["reason"], each["remedy"]) for each in found]
-    from function_service.engines.embedded.guarantees import inspect
+        told = client.find().get(client.path("guarantees"))["guarantees"]
+        return [Check(each["name"], each["kept"], each["reason"], each["remedy"]) for each in told]
+    from function_service.engines import choosing
 
-    delegation.request()
-    return [Check(each.name, each.kept, each.reason, each.remedy) for each in inspect()]
+    if choosing.choose(settings.engine)[0] == "docker":
+        from function_service.engines.docker.guarantees import inspect as ask_docker
+
+        found = ask_docker(settings.docker_runtime)
+    else:
+        from function_service.engines.embedded.guarantees import inspect
+
+        delegation.request()
+        found = inspect()
+    return [Check(each.name, each.kept, each.reason, each.remedy) for each in found]
 
 
 def _runs(data: Path) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -12,9 +13,8 @@ import runtimes.declaration
 from function_service import policies
 from function_service.audit import AuditLog
 from function_service.contract import PLATFORM, Builds, Control, Invocations, Scope, Vault
-from function_service.engines.embedded import namespaces
-from function_service.engines.embedded.engine import EmbeddedEngine
-from function_service.engines.embedded.namespaces import Users
+from function_service.engines import choosing
+from function_service.engines.base import Engine
 from function_service.fleet import Fleet
 from function_service.garbage import Garbage
 from function_service.keeper import Keeper
@@ -38,6 +38,12 @@ from pilotlight.rpc import Server
 from pilotlight.settings import Settings
 from pilotlight.store import Store
 from pilotlight.store_sqlite import SqliteStore
+from runtimes.declaration import Interpreter
+
+_log = logging.getLogger(__name__)
+
+Maker = Callable[[LayerStore, tuple[Interpreter, ...]], Engine]
+"""How an engine is made, once the service has what it needs."""
 
 _FORKED, _BOOTED, _BARE = 4, 1, 2  # blank sandboxes that wait, by kind of runtime
 
@@ -50,20 +56,41 @@ async def serve(
     ready: Callable[[], None],
     anchor: socket.socket | None = None,
 ) -> None:
-    """Serve until `stopping` is set. Called while this process has one thread (see namespaces.enter).
+    """Serve until `stopping` is set. Called while this process has one thread, as the embedded engine needs.
 
     `anchor` leads to `up`, and is for the instances that outlive this process: until `up` has ended too.
     """
-    users = namespaces.enter()
-    async with running(settings, data, users, anchor.fileno() if anchor is not None else None):
+    engine = choosing.choose(settings.engine)
+    _log.info("action=engine engine=%s reason=%r", *engine)
+    make = _docker(settings, data) if engine[0] == "docker" else _embedded(settings, data, anchor)
+    async with running(settings, data, make):
         ready()
         await stopping.wait()
 
 
+def _embedded(settings: Settings, data: DataFolder, anchor: socket.socket | None) -> Maker:
+    """Move this process into the namespaces that the embedded engine needs, and return how that is made."""
+    from function_service.engines.embedded import namespaces
+    from function_service.engines.embedded.engine import EmbeddedEngine
+
+    users = namespaces.enter()
+    descriptor = anchor.fileno() if anchor is not None else None
+    debug = settings.debug == "yes"
+    return lambda layers, interpreters: EmbeddedEngine(
+        data, layers, users, interpreters, anchor=descriptor, debug=debug
+    )
+
+
+def _docker(settings: Settings, data: DataFolder) -> Maker:
+    """Return how the docker engine is made."""
+    from function_service.engines.docker.engine import DockerEngine
+
+    runtime, debug = settings.docker_runtime, settings.debug == "yes"
+    return lambda _, interpreters: DockerEngine(data, interpreters, runtime=runtime, debug=debug)
+
+
 @contextlib.asynccontextmanager
-async def running(
-    settings: Settings, data: DataFolder, users: Users, anchor: int | None
-) -> AsyncIterator[None]:
+async def running(settings: Settings, data: DataFolder, make: Maker) -> AsyncIterator[None]:
     """Run the service: started in the order of dependency, stopped in the reverse one."""
     known = runtimes.declaration.load_all()
     interpreters = tuple(i for runtime in known.values() for i in runtime.find())
@@ -85,7 +112,7 @@ async def running(
         layers.start()
         logs = LogBook(data.logs, settings.max_logs)
         garbage = Garbage(registry, layers, logs, settings.max_unused_layers)
-        engine = EmbeddedEngine(data, layers, users, interpreters, anchor=anchor, debug=debug)
+        engine = make(layers, interpreters)
         stack.push_async_callback(engine.close)
         survivors = await engine.start()
         sizes = {i.name: _size(known[i.runtime], i) for i in interpreters}
@@ -93,7 +120,7 @@ async def running(
         stack.push_async_callback(pool.close)
         await pool.start()
         # An instance that is debugged is the one that has imported the function
-        memory = 0 if debug else settings.snapshot_memory
+        memory = settings.snapshot_memory if engine.forks and not debug else 0
         snapshots = Snapshots(engine, pool, interpreters, memory)
         stack.push_async_callback(snapshots.close)
         budget, thrift = settings.keep_alive_memory / (1 << 20), settings.keep_alive_thrift

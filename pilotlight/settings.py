@@ -157,7 +157,14 @@ class Settings:
         _file,
         "the file with the key that secrets are encrypted with (default: secrets.key of the data folder)",
     )
-    engine: str = _setting("auto", _one_of("auto", "embedded"), "how sandboxes are made")
+    engine: str = _setting(
+        "auto",
+        _one_of("auto", "embedded", "docker"),
+        "how sandboxes are made: auto, embedded (Linux itself) or docker",
+    )
+    docker_runtime: str = _setting(
+        "", str, "the OCI runtime that Docker runs functions with, such as crun (default: Docker's own)"
+    )
     store: str = _setting(
         "sqlite",
         _store,

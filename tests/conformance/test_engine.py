@@ -1,4 +1,4 @@
-"""What every engine promises, tried on real sandboxes: as root, and as an ordinary user."""
+"""What every engine promises, tried on real sandboxes: as root, as an ordinary user, and on Docker."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ from tests.support.service import Service
 HELLO = {"handler.py": "def handle(request):\n    return 'hello'\n"}
 
 
-@pytest_asyncio.fixture(params=support.modes(), scope="module", loop_scope="module")
+@pytest_asyncio.fixture(params=support.engines(), scope="module", loop_scope="module")
 async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     async with support.running(request.param) as running:
         yield running
@@ -109,7 +109,8 @@ def _processes(word: str) -> list[str]:
 async def test_a_start_that_fails_says_why(
     service: Service, source: str, handler: str, kind: str, words: str
 ) -> None:
-    revision = await service.prepare("failing", {"handler.py": source}, handler=handler, timeout=1.5)
+    timeout = service.short_start
+    revision = await service.prepare("failing", {"handler.py": source}, handler=handler, timeout=timeout)
     with pytest.raises(Problem) as caught:
         await service.client.builds.verify(revision)
     assert caught.value.kind == kind

@@ -1,4 +1,4 @@
-"""What every engine promises of shells, tried in real sandboxes: as root, and as an ordinary user."""
+"""What every engine promises of shells, tried in real sandboxes: as root, as an ordinary user, and on Docker."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ HELLO = {"handler.py": "def handle(request):\n    return 'hello'\n", "data/file.
 SHOW = ("python3", "-I", "-c", "import json, os; print(json.dumps(dict(os.environ)))")
 
 
-@pytest_asyncio.fixture(params=support.modes(), scope="module", loop_scope="module")
+@pytest_asyncio.fixture(params=support.engines(), scope="module", loop_scope="module")
 async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     async with support.running(request.param) as running:
         await running.client.vault.put_secret("TOKEN", "s3cret")

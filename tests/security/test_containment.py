@@ -1,4 +1,4 @@
-"""Attacks from within functions, on real sandboxes: as root, and as an ordinary user.
+"""Attacks from within functions, on real sandboxes: as root, as an ordinary user, and on Docker.
 
 Each test sends the code of an attack to a function that runs what it is sent. What a machine can't enforce
 must be named by `guarantees()`; then that is what is asserted.
@@ -25,12 +25,12 @@ from tests.support.attacks import TRY, appeared, deploy_probes, deploy_snapshot,
 from tests.support.service import Service
 
 
-@pytest_asyncio.fixture(params=support.modes(), scope="module", loop_scope="module")
+@pytest_asyncio.fixture(params=support.engines(), scope="module", loop_scope="module")
 async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     async with support.running(request.param) as running:
         await deploy_probes(running)
         await deploy_snapshot(running, "restored")
-        yield WithShells(running.data, running.client, running.process, running.python)
+        yield WithShells(running.data, running.client, running.process, running.python, running.mode)
 
 
 class WithShells(Service):
@@ -64,9 +64,9 @@ def python(request: pytest.FixtureRequest) -> str:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_there_is_a_function_that_is_forked_from_a_snapshot(service: Service) -> None:
+async def test_where_the_engine_forks_there_is_a_function_from_a_snapshot(service: Service) -> None:
     functions = {f.name: f for f in await service.client.control.functions()}
-    assert functions["restored"].snapshot, functions["restored"].snapshot_refusal
+    assert functions["restored"].snapshot == service.forks, functions["restored"].snapshot_refusal
     assert not functions["probe"].snapshot
 
 

@@ -1,4 +1,4 @@
-"""A real function service with the embedded engine, in a process of its own, as root or as an ordinary user."""
+"""A real function service in a process of its own: on the embedded engine as root or as an ordinary user, on Docker."""
 
 import asyncio
 import contextlib
@@ -22,6 +22,11 @@ from runtimes.declaration import load_all
 
 ROOT = Path(__file__).parents[2]
 USER = 23456  # an ordinary user that exists nowhere
+DOCKER = "docker"  # root, on the docker engine
+DOCKERD = "/var/run/docker.sock"
+
+Mode = int | str
+"""The user as whom the embedded engine runs, or DOCKER."""
 
 _START = """
 import os, sys
@@ -29,9 +34,9 @@ from pathlib import Path
 from pilotlight.privileges import drop
 user = int(sys.argv[1])
 if user:
-    drop(user, keep=map(Path, sys.argv[3:]))
+    drop(user, keep=map(Path, sys.argv[5:] + sys.argv[3:4]))
 flags = ["--anchor", sys.argv[2]] if sys.argv[2] else []
-command = [sys.executable, "-m", "cli.main", "function-service", "--data", sys.argv[3]]
+command = [sys.executable, "-m", "cli.main", "function-service", "--data", sys.argv[3], "--engine", sys.argv[4]]
 os.execv(sys.executable, command + flags)
 """
 
@@ -53,6 +58,21 @@ class Service:
     client: FunctionServiceClient
     process: asyncio.subprocess.Process
     python: str
+    mode: Mode
+
+    @property
+    def forks(self) -> bool:
+        """Whether its engine makes snapshots."""
+        return self.mode != DOCKER
+
+    @property
+    def short_start(self) -> float:
+        """Seconds in which a start can be tried, also where a sandbox has to be made for it."""
+        return 1.5 if self.forks else 6.0
+
+    def containers(self) -> set[str]:
+        """Return the names of its containers."""
+        return containers(self.data.label)
 
     async def deploy(
         self, name: str, files: dict[str, str], *, handler: str = "handler:handle", **config: Any
@@ -131,15 +151,19 @@ async def request(lease: Lease, body: str = "", method: str = "POST") -> tuple[i
 
 @contextlib.asynccontextmanager
 async def running(
-    user: int, folder: Path | None = None, anchor: socket.socket | None = None
+    mode: Mode,
+    folder: Path | None = None,
+    anchor: socket.socket | None = None,
+    environment: dict[str, str] | None = None,
 ) -> AsyncIterator[Service]:
-    """Run a function service as root (0) or as an ordinary user.
+    """Run a function service: as root (0) or as an ordinary user, or on the docker engine.
 
-    With an anchor its instances outlive it, until the other end of that is closed.
+    With an anchor its instances outlive it, until the other end of that is closed. `environment` is added to ours.
     """
     root = folder or Path(tempfile.mkdtemp(prefix="pilotlight-test-"))
     data = DataFolder(root)
     data.prepare()
+    user, engine = (0, DOCKER) if isinstance(mode, str) else (mode, "embedded")
     own = user or os.geteuid()
     if root.stat().st_uid != own:  # else a former service may have left what comes and goes there
         for path in (root, *root.rglob("*")):
@@ -147,8 +171,9 @@ async def running(
         root.chmod(0o700)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", _START, str(user if user != os.geteuid() else 0)),
-        *("" if anchor is None else str(anchor.fileno()), str(root), *_pythons()),
+        *("" if anchor is None else str(anchor.fileno()), str(root), engine, *_pythons()),
         cwd=ROOT,
+        env={**os.environ, **(environment or {})},
         pass_fds=() if anchor is None else (anchor.fileno(),),
     )
     async with asyncio.timeout(90):  # a slow machine takes its time
@@ -164,7 +189,7 @@ async def running(
     try:
         names = await client.builds.runtimes()
         listening = asyncio.create_task(listen())
-        yield Service(data, client, process, next(n for n in names if n.startswith("python")))
+        yield Service(data, client, process, next(n for n in names if n.startswith("python")), mode)
     finally:
         if listening is not None:
             listening.cancel()
@@ -196,3 +221,34 @@ def modes() -> list[Any]:
     if os.geteuid() == 0:
         return [pytest.param(0, id="root"), pytest.param(USER, id="ordinary user")]
     return [pytest.param(os.geteuid(), id="ordinary user")]
+
+
+def engines() -> list[Any]:
+    """Return `modes`, and the docker engine as root, where we are that; without dockerd it is skipped."""
+    import pytest
+
+    return (
+        [*modes(), pytest.param(DOCKER, id="docker", marks=dockerd_needed())]
+        if os.geteuid() == 0
+        else modes()
+    )
+
+
+def containers(label: str) -> set[str]:
+    """Return the names of the containers that carry the label of a data folder."""
+    import docker
+
+    client = docker.APIClient(base_url=f"unix://{DOCKERD}", version="1.41")
+    with contextlib.closing(client):
+        found = client.containers(all=True, filters={"label": f"pilotlight={label}"})
+    return {each["Names"][0] for each in found}
+
+
+def dockerd_needed() -> list[Any]:
+    """Return the mark of tests that need root and a dockerd."""
+    import pytest
+
+    with socket.socket(socket.AF_UNIX) as probe:
+        there = os.geteuid() == 0 and probe.connect_ex(DOCKERD) == 0
+    reason = "no dockerd runs here, or it is not root that tests (apt-get install docker.io)"
+    return [pytest.mark.skipif(not there, reason=reason)]

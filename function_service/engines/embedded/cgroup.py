@@ -108,6 +108,27 @@ def _find_v2(label: str) -> Hierarchy:
     return Hierarchy(2, {c: folder for c in CONTROLLERS if c in have}, missing)
 
 
+def of(pid: int) -> "Group":
+    """Return the group in which somebody else, such as Docker, has put a process. Raises OSError."""
+    folders: dict[str, Path] = {}
+    version = 1 if own_group() is None else 2
+    name = ""
+    mounts = {m[0]: m[2].split(",") for m in _mounts() if m[1] == "cgroup"}
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if version == 2 and not controllers:
+            folder = _ROOT / path.lstrip("/")
+            folders, name = dict.fromkeys(CONTROLLERS, folder.parent), folder.name
+        for controller in controllers.split(",") if version == 1 else ():
+            mount = next((at for at, options in mounts.items() if controller in options), None)
+            if controller in CONTROLLERS and mount is not None:
+                folder = Path(mount) / path.lstrip("/")
+                folders[controller], name = folder.parent, folder.name
+    group = Group(Hierarchy(version, folders, {}), name, make=False)
+    group.learn_limits()
+    return group
+
+
 def _enable(folder: Path) -> None:
     """Let the groups below folder have what folder itself has of our controllers."""
     have = (folder / "cgroup.controllers").read_text().split()
@@ -131,16 +152,24 @@ class Group:
     Its files are written by plain system calls: every cold start writes a dozen of them.
     """
 
-    def __init__(self, hierarchy: Hierarchy, name: str) -> None:
+    def __init__(self, hierarchy: Hierarchy, name: str, *, make: bool = True) -> None:
+        """Make it, unless that is somebody else's to do (see `of`)."""
         self._version = hierarchy.version
         self._folders = {controller: f"{folder}/{name}" for controller, folder in hierarchy.folders.items()}
         self._unique = list(dict.fromkeys(self._folders.values()))
         self._set: dict[tuple[str, str], str] = {}
-        for folder in self._unique:
+        for folder in self._unique if make else ():
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder)  # noqa: PTH102
         if self._version == 2 and "memory" in self._folders:
             self._write("memory", "memory.oom.group", "1")
+
+    def learn_limits(self) -> None:
+        """Read which limits somebody else has set."""
+        names = {1: ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"), 2: ("memory.max",)}
+        for name in names[self._version]:
+            if limit := self._read("memory", name).strip():
+                self._set["memory", name] = limit
 
     def _write(self, controller: str, name: str, value: str) -> None:
         if controller in self._folders and self._set.get((controller, name)) != value:

@@ -8,7 +8,7 @@ from function_service.contract import Guarantee
 from function_service.engines.embedded import cgroup, namespaces, seccomp, syscalls
 from function_service.engines.embedded.namespaces import Users
 
-_LIMITS = {
+LIMITS = {
     "memory": "memory limit of each function",
     "cpu": "CPU limit of each function",
     "pids": "limit of processes and threads",
@@ -25,7 +25,7 @@ def inspect() -> list[Guarantee]:
 def inspect_with(hierarchy: cgroup.Hierarchy, users: Users | None) -> list[Guarantee]:
     """List the guarantees, given what the engine has found already."""
     found = [_isolation(), _seccomp(), _users(users)]
-    for controller, name in _LIMITS.items():
+    for controller, name in LIMITS.items():
         reason = hierarchy.missing.get(controller)
         found.append(
             Guarantee(

@@ -1,0 +1,76 @@
+"""A container as this engine wants it from Docker: with nothing that a function has no use for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker.types
+
+from function_service.engines.docker.daemon import LABEL
+from function_service.engines.docker.image import INSIDE
+
+_COMMAND = (
+    f"import sys; sys.path.insert(0, {INSIDE!r}); from function_service.engines.docker.inside import main; "
+    f"sys.path.remove({INSIDE!r}); main()"
+)
+_LOG = {
+    "Type": "json-file",
+    "Config": {"max-size": "64k", "max-file": "1"},
+}  # of its start; then it goes to us
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What tells one container from the others."""
+
+    name: str
+    label: str  # of the data folder
+    image: str
+    python: str  # what runs its process 1
+    user: int
+    memory: int  # bytes
+    processes: int
+    control: Path  # a folder, shown at /run until the container is furnished
+    shown: tuple[str, ...]  # folders of the host, at the same place
+    hidden: tuple[str, ...]  # folders below them, covered by `empty`
+    empty: Path
+    runtime: str  # an OCI runtime that dockerd knows; empty for its usual one
+
+
+def create(client: Any, plan: Plan) -> None:
+    """Create it. Raises docker.errors.DockerException."""
+    places = [(path, path, True) for path in plan.shown]
+    places += [(str(plan.empty), path, True) for path in plan.hidden]
+    places.append(
+        (str(plan.control), "/run", False)
+    )  # a socket there can't be connected to where it is read-only
+    host = client.create_host_config(
+        mounts=[docker.types.Mount(at, of, type="bind", read_only=ro) for of, at, ro in places],
+        tmpfs={"/tmp": "rw,exec,nosuid,nodev,size=64m,mode=1777"},  # noqa: S108  the container's own
+        read_only=True,
+        network_mode="none",
+        ipc_mode="none",
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges:true"],
+        mem_limit=plan.memory,
+        memswap_limit=plan.memory,  # with the swap: none
+        pids_limit=plan.processes,
+        ulimits=[
+            docker.types.Ulimit(name="nofile", soft=1024, hard=4096),
+            docker.types.Ulimit(name="core", soft=0, hard=0),
+        ],
+        log_config=_LOG,
+        runtime=plan.runtime or None,
+    )
+    client.create_container(
+        plan.image,
+        [plan.python, "-I", "-S", "-B", "-c", _COMMAND],
+        name=plan.name,
+        hostname="function",
+        user=f"{plan.user}:{plan.user}",
+        working_dir="/",
+        stop_signal="SIGKILL",  # so that the end of dockerd itself takes no time
+        labels={LABEL: plan.label},
+        environment={"LC_ALL": "C.UTF-8"},
+        host_config=host,
+    )

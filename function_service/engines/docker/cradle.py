@@ -1,0 +1,114 @@
+"""What a container needs before it is there: a socket, a channel, an output; and how it comes to life."""
+
+import asyncio
+import os
+import shutil
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+from function_service.engines.docker import container
+from function_service.engines.docker.container import Plan
+from function_service.engines.docker.daemon import Daemon
+from function_service.engines.embedded.channel import Channel
+from function_service.engines.embedded.nursery import listening_socket
+from pilotlight import sockets
+
+_LOOK = 2.0  # seconds without a sign of life, after which dockerd is asked whether there is any
+_CREDENTIALS = struct.Struct("3i")
+
+
+class Cradle:
+    """One container on its way. It owns what it makes until the engine takes over, or `abandon` is called."""
+
+    def __init__(self, name: str, folder: Path, instance: Path) -> None:
+        """Make the sockets and the output. Raises OSError."""
+        self._folder = folder
+        folder.mkdir(mode=0o755)
+        # The container's user has to get at it; from outside the folder is within one that is ours alone
+        self._door = sockets.listen(
+            folder / "control.sock", mode=0o666, backlog=1, kind=socket.SOCK_SEQPACKET
+        )
+        self._listener = listening_socket(instance)
+        self._instance = instance
+        self.output, self._output_write = os.pipe2(os.O_CLOEXEC)
+        self.name = name
+        self.control: Channel | None = None
+        self.pidfd = -1
+        self.pid = -1
+        self.user = -1  # as the host sees it
+        self._given_up = False
+
+    async def begin(
+        self, daemon: Daemon, plan: Plan, order: dict[str, Any]
+    ) -> tuple[dict[str, Any], list[int]]:
+        """Create and start the container, give it its order, and return its first message, with descriptors.
+
+        Raises Problem, docker.errors.ImageNotFound, OSError, EOFError.
+        """
+        await daemon.call(lambda client: self._start(client, plan))
+        connection = await self._connection(daemon)
+        self.pid, self.user, _ = _CREDENTIALS.unpack(
+            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        self.control = Channel(connection)
+        self.pidfd = os.pidfd_open(self.pid)
+        self.control.send(order, [self._listener.fileno(), self._output_write])
+        self._let_go()
+        return await self.control.receive()
+
+    def _start(self, client: Any, plan: Plan) -> None:
+        """Runs in a thread of the daemon's, also when nobody waits for it any more."""
+        container.create(client, plan)
+        try:
+            if not self._given_up:
+                client.start(plan.name)
+        finally:
+            if self._given_up:
+                client.remove_container(plan.name, force=True, v=True)
+
+    async def _connection(self, daemon: Daemon) -> socket.socket:
+        """Wait for process 1. Raises EOFError where it has ended before it came here."""
+        accepting = asyncio.ensure_future(asyncio.get_running_loop().sock_accept(self._door))
+        try:
+            while not (await asyncio.wait([accepting], timeout=_LOOK))[0]:
+                if not await daemon.runs(self.name):
+                    raise EOFError("its first process has ended")
+        finally:
+            if not accepting.done():
+                accepting.cancel()
+        return accepting.result()[0]
+
+    def _let_go(self) -> None:
+        """Close what the container has now."""
+        self._door.close()
+        self._listener.close()
+        if self._output_write >= 0:
+            os.close(self._output_write)
+            self._output_write = -1
+
+    def furnished(self) -> None:
+        """Remove the way in, which the container does not see any more."""
+        shutil.rmtree(self._folder)
+
+    def printed(self) -> str:
+        """Return what process 1 has printed so far."""
+        os.set_blocking(self.output, False)
+        try:
+            return os.read(self.output, 4096).decode(errors="replace")
+        except BlockingIOError:
+            return ""
+
+    def abandon(self, daemon: Daemon) -> None:
+        """Take everything back."""
+        self._given_up = True
+        daemon.bury(self.name)
+        self._let_go()
+        if self.control is not None:
+            self.control.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+        os.close(self.output)
+        self._instance.unlink(missing_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
