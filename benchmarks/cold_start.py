@@ -15,6 +15,7 @@ from benchmarks.platform import Platform
 from benchmarks.report import Figure, Plot, Series
 from benchmarks.rounds import Case, Measured
 from cli import receipts
+from function_service.engines import choosing
 
 _ROUNDS = 50
 _TRIES = 100
@@ -50,6 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime", action="append", help="only this one, such as node or node22; may be given again"
     )
+    engines = ("auto", "embedded", "docker")
+    parser.add_argument("--engine", choices=engines, default="auto", help="what makes the sandboxes")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,15 +63,19 @@ def run(arguments: argparse.Namespace) -> int:
     for name in wanted:
         if name not in {language.pin for language in found}:
             run.notes.append(f"{name} is left out, since this machine does not have it.")
-    with tempfile.TemporaryDirectory() as folder, platform.running() as target:
+    flags = ("--engine", arguments.engine)
+    forks = choosing.choose(arguments.engine)[0] != "docker"
+    with tempfile.TemporaryDirectory() as folder, platform.running(*flags) as target:
         for language in found:
             own = Path(folder, language.pin)
             own.mkdir()
-            _measure(run, target, language, own, options.rounds(arguments))
+            _measure(run, target, language, own, options.rounds(arguments), forks=forks)
     return run.finish()
 
 
-def _measure(run: options.Run, target: Platform, language: Language, folder: Path, count: int) -> None:
+def _measure(
+    run: options.Run, target: Platform, language: Language, folder: Path, count: int, *, forks: bool
+) -> None:
     caller = Caller(target.address)
     cases = []
     for kind, sources, levels in (("hello", HELLO, LEVELS), ("slow", SLOW, SLOW_LEVELS)):
@@ -80,7 +87,7 @@ def _measure(run: options.Run, target: Platform, language: Language, folder: Pat
             cases += [
                 Case(f"{function}, {level.name}", partial(_cold, target, caller, function, level))
                 for level in levels
-                if language.name == "python" or not level.snapshot
+                if (language.name == "python" and forks) or not level.snapshot
             ]
     program = baselines.program(language, folder)
     bare = baselines.cases(program, folder, run.notes)

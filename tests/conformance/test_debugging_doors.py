@@ -1,4 +1,4 @@
-"""The way in for debuggers: there on a platform for debugging, and nowhere else; as root, and as an ordinary user."""
+"""The way in for debuggers: there on a platform for debugging, and nowhere else; on each engine."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from tests.support.shells import shell
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(params=support.modes(), scope="module", loop_scope="module")
+@pytest_asyncio.fixture(params=support.engines(), scope="module", loop_scope="module")
 async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     async with contextlib.AsyncExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
@@ -104,9 +104,9 @@ async def test_shells_have_none(service: Service) -> None:
         assert not Path(opened.opened.socket).with_suffix(".debug").exists()
 
 
-@pytest.mark.parametrize("user", support.modes())
-async def test_there_is_no_way_in_on_any_other_platform(user: int) -> None:
-    async with support.running(user) as ordinary:
+@pytest.mark.parametrize("mode", support.engines())
+async def test_there_is_no_way_in_on_any_other_platform(mode: support.Mode) -> None:
+    async with support.running(mode) as ordinary:
         await ordinary.deploy("closed", {"handler.py": support.PROBE}, min_instances=1)
         way = await started(ordinary, "closed")
         assert way.with_suffix(".sock").exists()

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,18 @@ from pilotlight import sockets
 
 _LOOK = 2.0  # seconds without a sign of life, after which dockerd is asked whether there is any
 _CREDENTIALS = struct.Struct("3i")
+
+
+@dataclass(frozen=True)
+class Blank:
+    """What is known of a container that waits blank. Its descriptors are the cradle's until that lets go."""
+
+    pid: int  # of its process 1, as the host sees it
+    pidfd: int
+    user: int  # as the host sees it
+    control: Channel
+    data_listener: int
+    runtime: float  # milliseconds that its runtime took to boot
 
 
 class Cradle:
@@ -34,29 +47,28 @@ class Cradle:
         self._instance = instance
         self.output, self._output_write = os.pipe2(os.O_CLOEXEC)
         self.name = name
-        self.control: Channel | None = None
-        self.pidfd = -1
-        self.pid = -1
-        self.user = -1  # as the host sees it
+        self._control: Channel | None = None
+        self._descriptors: list[int] = []  # of the container, once it is there
         self._given_up = False
 
-    async def begin(
-        self, daemon: Daemon, plan: Plan, order: dict[str, Any]
-    ) -> tuple[dict[str, Any], list[int]]:
-        """Create and start the container, give it its order, and return its first message, with descriptors.
+    async def begin(self, daemon: Daemon, plan: Plan, order: dict[str, Any]) -> Blank:
+        """Create and start the container, give it its order, and wait until it is blank.
 
         Raises Problem, docker.errors.ImageNotFound, OSError, EOFError.
         """
         await daemon.call(lambda client: self._start(client, plan))
         connection = await self._connection(daemon)
-        self.pid, self.user, _ = _CREDENTIALS.unpack(
+        pid, user, _ = _CREDENTIALS.unpack(
             connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
-        self.control = Channel(connection)
-        self.pidfd = os.pidfd_open(self.pid)
-        self.control.send(order, [self._listener.fileno(), self._output_write])
+        control = self._control = Channel(connection)
+        pidfd = os.pidfd_open(pid)
+        self._descriptors.append(pidfd)
+        control.send(order, [self._listener.fileno(), self._output_write])
         self._let_go()
-        return await self.control.receive()
+        message, received = await control.receive()
+        self._descriptors += received
+        return Blank(pid, pidfd, user, control, received[0], message["runtime"])
 
     def _start(self, client: Any, plan: Plan) -> None:
         """Runs in a thread of the daemon's, also when nobody waits for it any more."""
@@ -105,10 +117,9 @@ class Cradle:
         self._given_up = True
         daemon.bury(self.name)
         self._let_go()
-        if self.control is not None:
-            self.control.close()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-        os.close(self.output)
+        if self._control is not None:
+            self._control.close()
+        for descriptor in (*self._descriptors, self.output):
+            os.close(descriptor)
         self._instance.unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)

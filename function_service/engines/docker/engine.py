@@ -46,7 +46,7 @@ _USUAL_MEMORY = 128 << 20  # bytes; what most functions have is set ahead of tim
 _BLANK_DEADLINE = 20.0  # seconds
 _DEATH_DEADLINE = 10.0  # seconds
 _ANSWER_WITHIN = 3.0  # seconds that dockerd has left to tell how a container ended, once that is in the way
-_CLOSE_WITHIN = 5.0  # seconds for what is being made when the engine is closed
+_CLOSE_WITHIN = 5.0  # seconds for what is being made, or removed
 _PROCESSES = 128  # processes and threads in one container
 _JOB_PROCESSES = 1024
 _KILLED = 128 + signal.SIGKILL
@@ -159,6 +159,8 @@ class DockerEngine:
         if self._sandboxes or self._making:
             raise Problem("conflict", "Containers that were made of it are still in use. Try again later.")
         if stage == "container":
+            if self._background:  # a container that is being removed holds its image
+                await asyncio.wait(self._background, timeout=_CLOSE_WITHIN)
             await self._image.remove()
 
     def guarantees(self) -> list[Guarantee]:
@@ -211,14 +213,14 @@ class DockerEngine:
             cradle = Cradle(f"{self._data.label}-{name}", folder, instance)
             async with asyncio.timeout(_BLANK_DEADLINE):
                 plan = await self._plan(interpreter, cradle.name, folder, user, processes)
-                message, received = await cradle.begin(self._daemon, plan, order)
-                group = cgroup.of(cradle.pid)
+                blank = await cradle.begin(self._daemon, plan, order)
+                group = cgroup.of(blank.pid)
                 furnish = {
                     "binds": list(plan.shown),
                     "terminal": order["kind"] == "shell",
                     "tmp": inside.TMP_SIZE,
                 }
-                await self._mounter.order({"furnish": furnish}, [cradle.pidfd])
+                await self._mounter.order({"furnish": furnish}, [blank.pidfd])
             cradle.furnished()
         except BaseException as error:
             self._taken.discard(user)
@@ -230,12 +232,9 @@ class DockerEngine:
                     said = await self._daemon.said(cradle.name) + cradle.printed()
                 cradle.abandon(self._daemon)
             raise _not_made(error, said) from error
-        control = cradle.control
-        if control is None:
-            raise AssertionError
-        handle = Handle(cradle.name, cradle.pidfd, control, group, cradle.user, user, received[0])
+        handle = Handle(cradle.name, blank.pidfd, blank.control, group, blank.user, user, blank.data_listener)
         total = (time.perf_counter() - began) * 1000
-        stages = Stages(container=max(0.0, total - message["runtime"]), runtime=message["runtime"])
+        stages = Stages(container=max(0.0, total - blank.runtime), runtime=blank.runtime)
         ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         made = Sandbox(name, interpreter, instance, stages, cradle.output, ended, handle)
         self._sandboxes[name] = made
@@ -516,5 +515,6 @@ def _not_made(error: BaseException, said: str) -> BaseException:
     """Return what to raise where a container could not be made."""
     if not isinstance(error, (OSError, EOFError, TimeoutError, docker.errors.ImageNotFound)):
         return error
-    cause = str(error) or type(error).__name__
+    late = f"it was not there within {_BLANK_DEADLINE:g} s"
+    cause = late if isinstance(error, TimeoutError) else str(error) or type(error).__name__
     return Problem("no-capacity", f"No container could be made: {cause}. {said}".rstrip(), retry_after=1)
