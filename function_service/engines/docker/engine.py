@@ -143,6 +143,9 @@ class DockerEngine:
         """Destroy all containers."""
         if self._making:
             await asyncio.wait(self._making, timeout=_CLOSE_WITHIN)
+            for making in self._making:
+                making.cancel()
+            await asyncio.gather(*self._making, return_exceptions=True)
         ends = (self.destroy(s) for s in list(self._sandboxes.values()))
         for error in await asyncio.gather(*ends, return_exceptions=True):
             if error is not None:
@@ -151,6 +154,11 @@ class DockerEngine:
             await asyncio.wait(self._background, timeout=_CLOSE_WITHIN)
         await self._mounter.close()
         await self._grants.close()
+        try:
+            async with asyncio.timeout(_CLOSE_WITHIN):
+                await self._daemon.remove_all()  # what was on its way, too
+        except (Problem, TimeoutError) as error:
+            _log.warning("action=not-swept error=%r: the next start removes what is left", error)
         await self._daemon.close()
         shutil.rmtree(self._folders, ignore_errors=True)
 
