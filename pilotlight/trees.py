@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+_LEAST = 1 << 10  # bytes that an entry without content counts for: its inode takes room too
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -64,6 +65,11 @@ def remove(top: Path) -> None:
             else:
                 os.unlink(name, dir_fd=folder)
     top.rmdir()
+
+
+def taken(status: os.stat_result) -> int:
+    """Return how many bytes an entry takes on the disk, whatever size it claims to have."""
+    return max(status.st_blocks * 512, _LEAST)
 
 
 def is_folder(name: str, folder: int) -> bool:

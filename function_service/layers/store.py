@@ -149,7 +149,7 @@ def _make_movable(folder: Path) -> None:
 
 
 def _make_read_only(top: Path) -> int:
-    """Check a tree and set its owners and modes; return its size in bytes. Raises Problem, OSError.
+    """Check a tree and set its owners and modes; return how many bytes it takes. Raises Problem, OSError.
 
     Everything is held by a descriptor while it is looked at and changed, and must have the maker's owner: a
     hard link or a quick exchange must not lead to other files.
@@ -160,8 +160,7 @@ def _make_read_only(top: Path) -> int:
     total = 0
     for folder, path, names in trees.walk(top):
         for name in names:
-            status = _take_over(name, folder, Path(*path), maker)
-            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+            total += trees.taken(_take_over(name, folder, Path(*path), maker))
     return total
 
 

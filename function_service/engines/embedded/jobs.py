@@ -15,7 +15,6 @@ from function_service.lines import LineReader
 from pilotlight import trees
 
 _LOOK = 0.5  # seconds between two looks at how much was written
-_LEAST = 1 << 10  # bytes that an entry without content counts for: its inode takes room too
 _SPARE = 256 << 20  # bytes that a job must leave free on the disk
 
 
@@ -83,7 +82,7 @@ def size(folders: list[Path], limit: int) -> int:
         with removed, os.scandir(pending.pop()) as entries:
             for entry in entries:
                 status = entry.stat(follow_symlinks=False)
-                total += max(status.st_blocks * 512, _LEAST)
+                total += trees.taken(status)
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
     return total

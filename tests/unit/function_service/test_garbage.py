@@ -99,11 +99,11 @@ async def test_a_push_that_has_outlived_the_service_finds_its_layers(tmp_path: P
 async def test_layers_of_pushes_that_fail_have_a_limit_together(tmp_path: Path) -> None:
     async with world(FakeEngine(), tmp_path) as w:
         clock = Clock()
-        garbage = collector(w, clock, most=2500)
+        garbage = collector(w, clock, most=250_000)
         for number in range(5):
             clock.now += 1
             garbage.asked(f"failed{number}")
-            seal(w, tmp_path, f"failed{number}", 1000)
+            seal(w, tmp_path, f"failed{number}", 100_000)
             await garbage.collect_layers()
         assert [w.layers.has(f"failed{number}") for number in range(5)] == [False, False, False, True, True]
 

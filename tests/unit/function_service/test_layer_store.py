@@ -31,7 +31,24 @@ def test_a_sealed_layer_is_there_with_what_is_known_of_it(store: LayerStore, tmp
     assert not top.exists()
     assert (store.path("code-1") / "inner/file").read_text() == "content"
     (layer,) = store.all()
-    assert (layer.digest, layer.kind, layer.description, layer.size) == ("code-1", "code", "what it is", 7)
+    assert (layer.digest, layer.kind, layer.description) == ("code-1", "code", "what it is")
+
+
+def test_a_layer_counts_for_what_it_takes_on_the_disk(store: LayerStore, tmp_path: Path) -> None:
+    """A build can make files of no size that fill the disk, and files of any size that take nothing."""
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(100):
+        (many / f"{number}").touch()
+    store.seal("many", many, "code", "")
+    sparse = tmp_path / "sparse"
+    sparse.mkdir()
+    with (sparse / "file").open("w") as file:
+        file.truncate(1 << 40)
+    store.seal("sparse", sparse, "code", "")
+    sizes = {layer.digest: layer.size for layer in store.all()}
+    assert sizes["many"] >= 100 << 10
+    assert sizes["sparse"] < 1 << 20
 
 
 @pytest.mark.parametrize(
