@@ -200,7 +200,9 @@ async def test_a_native_handler_is_read_as_a_shell_reads_it(service: Service) ->
 
 async def test_a_native_program_that_never_listens_is_told_so(service: Service) -> None:
     files = {"server": "#!/bin/sh\necho I am here\nsleep 60\n"}
-    revision = await service.prepare("mute", files, runtime="native", handler="server", timeout=1.0)
+    revision = await service.prepare(
+        "mute", files, runtime="native", handler="server", timeout=service.short_start
+    )
     with pytest.raises(Problem, match="PORT") as caught:
         await service.client.builds.verify(revision)
     assert caught.value.kind == "init-failed"
