@@ -131,6 +131,7 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     if version == len(_SCHEMA):
         return
     connection.execute("BEGIN IMMEDIATE")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have been quicker
     for step in _SCHEMA[version:]:
         for statement in step:
             connection.execute(statement)

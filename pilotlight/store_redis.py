@@ -36,7 +36,7 @@ HEAD: Final = struct.Struct(">qd")  # version; seconds since the epoch, or 0 for
 CLAIM: Final = 15  # seconds that a claim lasts beyond the end of who made it
 _OLDEST: Final = (6, 2)
 
-SCHEMA: Final = b"1"
+SCHEMA: Final = len(scripts.STEPS) + 1
 UNFINISHED: Final = b"unfinished"
 """Stands in the place of the schema while a store is filled with what another one holds."""
 
@@ -109,8 +109,9 @@ class RedisStore:
             raise Problem("invalid-request", detail) from error
         store = cls(Redis.from_pool(pool), name, where, owner, clock, sweep_every)
         try:
-            await store._check()
+            found = await store._check()
             await store._claim()
+            await store._migrate(found)
         except BaseException:
             await store._redis.aclose()
             raise
@@ -119,15 +120,21 @@ class RedisStore:
             store._tasks.append(asyncio.create_task(store._claim_for_ever(), name=f"claim {name}"))
         return store
 
-    async def _check(self) -> None:
+    async def _check(self) -> int:
+        """Return the schema that the store is in. Raises Problem."""
         async with self._asking():
             check_server(await self._redis.info("server"), self._where)
-            schema = self._tag + b":schema"
-            found = await self._redis.get(schema)
+            found = await self._redis.get(self._schema)
             if found is None:  # one that is full can't be written to
-                await self._redis.set(schema, SCHEMA, nx=True)
-                found = await self._redis.get(schema)
-            check_schema(found, self._where)
+                await self._redis.set(self._schema, SCHEMA, nx=True)
+                found = await self._redis.get(self._schema)
+            return check_schema(found, self._where)
+
+    async def _migrate(self, found: int) -> None:
+        """Bring what an older version has written to the newest schema, step by step."""
+        for step in scripts.STEPS[found - 1 :]:
+            async with self._asking():
+                await self._redis.register_script(step)([self._schema, self._sizes, self._spaces])
 
     async def _claim(self) -> None:
         if not self._owner:
@@ -267,6 +274,10 @@ class RedisStore:
         return "" if self._clock is None else repr(self._clock())
 
     @property
+    def _schema(self) -> bytes:
+        return self._tag + b":schema"
+
+    @property
     def _sizes(self) -> bytes:
         return self._tag + b":sizes"
 
@@ -343,20 +354,24 @@ def check_server(server: Mapping[str, Any], where: str) -> None:
         raise Problem("unavailable", f"The Redis at {where} is {text}. Take 6.2 or a newer one.")
 
 
-def check_schema(found: bytes | str | None, where: str) -> None:
-    """Raise Problem `unavailable` where what is in a Redis is not for this version, or half of a whole."""
+def check_schema(found: bytes | str | None, where: str) -> int:
+    """Return the schema of what is in a Redis, which may be an older one.
+
+    Raises Problem `unavailable` where it is none that this version knows, or half of a whole.
+    """
     if found == UNFINISHED:
         raise Problem(
             "unavailable",
             f"In the Redis at {where} is what an interrupted `pilotlight store migrate` has left. Run that "
             "again, or empty the database.",
         )
-    if found != SCHEMA:
+    if found is None or not found.isdigit() or not 1 <= int(found) <= SCHEMA:
         raise Problem(
             "unavailable",
             f"What is in the Redis at {where} was written by a newer Pilotlight "
-            f"(schema {found!r}; this one knows {SCHEMA!r}). Use that version again.",
+            f"(schema {found!r}; this one knows {SCHEMA}). Use that version again.",
         )
+    return int(found)
 
 
 def taken(where: str, other: bytes) -> Problem:

@@ -191,3 +191,20 @@ for _, name in ipairs(names) do
 end
 return {total, #names == examined and names[#names]}
 """
+
+_NAME_SPACES: Final = """
+for _, order in ipairs(redis.call('HKEYS', KEYS[2])) do
+  redis.call('ZADD', KEYS[3], 0, order)
+end
+"""
+
+# Each leads from the schema of its number, counted from 1, to the next one, whole or not at all; another
+# process may have been quicker. KEYS are schema, sizes, spaces
+STEPS: Final = tuple(
+    f"""
+if redis.call('GET', KEYS[1]) ~= '{number}' then return end
+{step}
+redis.call('SET', KEYS[1], '{number + 1}')
+"""
+    for number, step in enumerate((_NAME_SPACES,), 1)
+)

@@ -109,7 +109,9 @@ class RedisSource(_Whole):
             with self._asking():
                 if (schema := self._command("GET", self._schema)) is None:
                     raise Problem("not-found", f"There is no store in the Redis at {self._where}.")
-                store_redis.check_schema(schema, self._where)
+                found = store_redis.check_schema(schema, self._where)
+                for step in store_redis_scripts.STEPS[found - 1 :]:
+                    self._redis.register_script(step)([self._schema, self._sizes, self._spaces])
             stack.pop_all()
 
 
@@ -166,7 +168,7 @@ class RedisTarget(_Whole):
         """Let platforms open it."""
         with self._asking():
             self._claim()
-            self._command("SET", self._schema, SCHEMA)
+            self._command("SET", self._schema, str(SCHEMA))
 
 
 def _record(space: bytes, key: bytes, packed: bytes) -> Record:

@@ -1,6 +1,7 @@
 """What every store promises (pilotlight/store.py), tested on each; and what only the one on disk does."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from pilotlight import sqlite_file
 from pilotlight.ids import short_id
 from pilotlight.problems import Problem
 from pilotlight.store import ABSENT, PLACE, Conflict, Entry, Store, Write
@@ -592,6 +594,27 @@ class TestOnDisk:
         with pytest.raises(Problem, match="newer Pilotlight"):
             await SqliteStore.open(tmp_path / "a.db")
 
+    async def test_what_an_older_version_has_written_is_brought_up_to_date_whole_or_not_at_all(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, newest = tmp_path / "a.db", sqlite_file._SCHEMA
+        monkeypatch.setattr(sqlite_file, "_SCHEMA", newest[:1])
+        sqlite_file.make(path)
+        with contextlib.closing(sqlite_file.connect(path)) as old:
+            old.execute("INSERT INTO entries VALUES ('s', 'k', x'0102', 7, NULL)")
+            old.execute("UPDATE counter SET last = 7")
+        whole = path.read_bytes()
+        monkeypatch.setattr(sqlite_file, "_SCHEMA", (*newest, ("CREATE TABLE more (a)", "NO SQL AT ALL")))
+        with pytest.raises(Problem):
+            await SqliteStore.open(path)
+        assert path.read_bytes() == whole
+        monkeypatch.setattr(sqlite_file, "_SCHEMA", newest)
+        store = await SqliteStore.open(path)
+        assert await store.get("s", "k") == Entry("k", b"\1\2", 7)
+        assert await store.size("s") == PLACE + 3
+        assert await store.write([put("k")]) == [8]
+        await store.close()
+
     async def test_a_folder_that_is_not_there_is_told(self, tmp_path: Path) -> None:
         with pytest.raises(Problem, match="can't be made"):
             await SqliteStore.open(tmp_path / "none" / "a.db")
@@ -820,10 +843,41 @@ class TestInRedis:
         name = short_id()
         await (await RedisStore.open(redis.url(), name)).close()
         client = Redis.from_url(redis.url())
-        await client.set(f"{{pilotlight:{name}}}:schema", "2")
+        await client.set(f"{{pilotlight:{name}}}:schema", "99")
         await client.aclose()
         with pytest.raises(Problem, match="newer"):
             await RedisStore.open(redis.url(), name)
+
+    async def test_what_an_older_version_has_written_is_brought_up_to_date(self, redis: RedisServer) -> None:
+        name = short_id()
+        store = await RedisStore.open(redis.url(), name)
+        await store.write([put("k", space="data/a/one"), put("k", space="data/a/two"), put("k", space="b")])
+        sizes = [await store.size(prefix) for prefix in ("", "data/a/", "b")]
+        await store.close()
+        client = Redis.from_url(redis.url())
+        await client.delete(f"{{pilotlight:{name}}}:spaces")  # the first schema had none
+        await client.set(f"{{pilotlight:{name}}}:schema", "1")
+        again, other = await asyncio.gather(*(RedisStore.open(redis.url(), name) for _ in range(2)))
+        assert [await again.size(prefix) for prefix in ("", "data/a/", "b")] == sizes
+        await again.drop("b")
+        assert await client.zcard(f"{{pilotlight:{name}}}:spaces") == 2
+        assert await client.get(f"{{pilotlight:{name}}}:schema") == b"2"
+        await client.aclose()
+        await again.close()
+        await other.close()
+
+    async def test_what_belongs_to_another_platform_is_not_brought_up_to_date(
+        self, redis: RedisServer
+    ) -> None:
+        name = short_id()
+        store = await RedisStore.open(redis.url(), name, owner="one of an older version")
+        client = Redis.from_url(redis.url())
+        await client.set(f"{{pilotlight:{name}}}:schema", "1")
+        with pytest.raises(Problem, match="in use by another platform"):
+            await RedisStore.open(redis.url(), name, owner="a newer one")
+        assert await client.get(f"{{pilotlight:{name}}}:schema") == b"1"
+        await client.aclose()
+        await store.close()
 
     async def test_where_none_is_the_refusal_names_the_place_but_no_password(self, tmp_path: Path) -> None:
         with pytest.raises(Problem) as refusal:

@@ -270,6 +270,19 @@ def test_what_is_not_there_or_from_a_newer_version_is_told(redis: RedisServer, t
         SqliteSource(tmp_path / "newer.db")
 
 
+async def test_a_redis_that_an_older_version_has_filled_is_copied_whole(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    old, new = Place("redis", redis, 0, tmp_path / "old"), Place("sqlite", redis, 1, tmp_path / "new")
+    await fill(old)
+    whole = copy(old, new)
+    with Redis.from_url(old.url) as client:
+        for name in NAMES:
+            client.delete(f"{{pilotlight:{name}}}:spaces")  # the first schema had none
+            client.set(f"{{pilotlight:{name}}}:schema", "1")
+    assert copy(old, Place("redis", redis, 2, tmp_path / "other")) == whole
+
+
 MEASURED = """
 import resource, sys
 from pathlib import Path
