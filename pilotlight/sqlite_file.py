@@ -112,8 +112,8 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the schema to the newest version. Raises Problem, sqlite3.Error."""
+def check(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the version of the schema. Raises Problem for a newer or a foreign file; sqlite3.Error."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != _APPLICATION and tables:
@@ -128,7 +128,12 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} was written by a newer Pilotlight (schema {version}; this one knows {len(_SCHEMA)}). "
             "Use that version again, or a copy of the data folder from before.",
         )
-    if version == len(_SCHEMA):
+    return int(version)
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the schema to the newest version, as a whole or not at all. Raises Problem, sqlite3.Error."""
+    if check(connection, path) == len(_SCHEMA):
         return
     connection.execute("BEGIN IMMEDIATE")
     (version,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have been quicker

@@ -161,13 +161,19 @@ def _copy_stores(settings: Settings, data: DataFolder, work: Path) -> None:
             raise Problem("not-found", f"{path} is missing.")
         with (
             contextlib.closing(sqlite_file.connect(path)) as source,
-            contextlib.closing(sqlite3.connect(work / path.name)) as target,
+            contextlib.closing(_fresh(work / path.name)) as target,
         ):
-            sqlite_file.migrate(source, path)  # it may be another program's, or of a newer version
+            sqlite_file.check(source, path)
             source.backup(target)
             [(found,)] = target.execute("PRAGMA quick_check(1)").fetchall()
             if found != "ok":
                 raise Problem("unavailable", f"{path} is damaged: {found}.")
+
+
+def _fresh(path: Path) -> sqlite3.Connection:
+    """Make an empty file, readable by its owner alone, also where it is restored."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    return sqlite3.connect(path)
 
 
 def _check_store(settings: Settings, data: DataFolder) -> None:

@@ -100,6 +100,8 @@ def test_a_restored_platform_is_as_the_running_one_was_and_serves(platform, back
     done = restore(backup, again.data.root)
     assert done.returncode == 0, done.stderr
     assert "pilotlight up --data" in done.stdout
+    for part in ("registry.db", "admin.key", "secrets.key", "audit.jsonl", "data/documents.db"):
+        assert stat.S_IMODE((again.data.root / part).stat().st_mode) == 0o600, part
     restored, there = tree(again.data.layers), tree(platform.data.layers)
     assert restored.items() <= there.items()
     # Those of the machine are made anew, on what is then the machine
