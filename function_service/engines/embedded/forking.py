@@ -8,6 +8,7 @@ Standard library only, as it runs inside of the zygotes.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import contextlib
 import functools
 import os
@@ -107,8 +108,9 @@ def _live(become: Callable[[], None], parents: tuple[Any, ...]) -> None:
     code = 70  # EX_SOFTWARE
     try:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # What is under signal.signal, which would try to make members of an enumeration, on 25 pages more
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         for descriptor in parents:
             if isinstance(descriptor, int):
                 os.close(descriptor)

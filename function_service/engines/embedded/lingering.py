@@ -54,6 +54,7 @@ class Guard:
         """`listener`: where the next service connects. Both are owned from now on."""
         self._anchor, moved = _high([anchor, listener])
         self._listener = socket.socket(fileno=moved)
+        self._above = max(self._anchor, moved) + 1  # all descriptors that ever were kept
         self._kept: dict[str, _Kept] = {}
         self._service: socket.socket | None = None
         self._deadline = 0.0  # of being alone
@@ -65,6 +66,7 @@ class Guard:
             self._forget(order["keep"])
             if moved := _high(descriptors):
                 self._kept[order["keep"]] = _Kept(order["of"], moved)
+                self._above = max(self._above, max(moved) + 1)
         elif "drop" in order:
             self._forget(order["drop"])
         else:
@@ -73,9 +75,7 @@ class Guard:
 
     def close_all(self) -> None:
         """In a child: close everything that is kept, before anything else happens there."""
-        kept = (descriptor for each in self._kept.values() for descriptor in each.descriptors)
-        highest = max(self._anchor, self._listener.detach(), *kept)
-        os.closerange(FIRST, highest + 1)
+        os.closerange(FIRST, self._above)
 
     def _forget(self, name: str) -> None:
         kept = self._kept.pop(name, None)
