@@ -135,6 +135,8 @@ def kind_of(target: Any, name: str) -> str:
 
 
 def _is_async(target: Any) -> bool:
+    if type(target) is FunctionType and not target.__dict__:  # a plain one: quicker, on fewer pages
+        return bool(target.__code__.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR))
     while True:
         call = target if isinstance(target, (FunctionType, MethodType)) else getattr(target, "__call__", None)  # noqa: B004
         for function in (target, call):
