@@ -52,7 +52,8 @@ async def until_ready(
     sandbox: str,
     egress: tuple[str, ...],
     identity: dict[str, str],
-    proxy: str,
+    *,
+    proxy: str = "egress",
 ) -> None:
     """Grant the way out, if there is one, and wait until it serves.
 

@@ -68,7 +68,7 @@ class Editor:
     """A client of the Debug Adapter Protocol."""
 
     def __init__(self, address: dict[str, Any]) -> None:
-        self._socket = socket.create_connection((address["host"], address["port"]), timeout=30)
+        self._socket = socket.create_connection((address["host"], address["port"]), timeout=120)
         self._file = self._socket.makefile("rb")
         self._number = 0
         self._events: list[dict[str, Any]] = []
@@ -195,14 +195,14 @@ async def _inspect(inspector: aiohttp.ClientWebSocketResponse, running: Dev) -> 
     async def ask(method: str, **parameters: Any) -> dict[str, Any]:
         number = next(numbers)
         await inspector.send_json({"id": number, "method": method, "params": parameters})
-        while (message := await inspector.receive_json(timeout=30)).get("id") != number:
+        while (message := await inspector.receive_json(timeout=120)).get("id") != number:
             events.append(message)
         assert "error" not in message, message
         return message["result"]
 
     async def event(method: str) -> dict[str, Any]:
         while not any(each.get("method") == method for each in events):
-            events.append(await inspector.receive_json(timeout=30))
+            events.append(await inspector.receive_json(timeout=120))
         found = next(each for each in events if each.get("method") == method)
         events.remove(found)
         return found["params"]

@@ -30,7 +30,7 @@ class Dev:
 
     def until(self, text: str) -> None:
         """Wait until it says something."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not any(text in line for line in self.said):
             with contextlib.suppress(Empty):
                 self.said.append(self._lines.get(timeout=0.1))
@@ -41,7 +41,7 @@ class Dev:
             return response.read().decode()
 
     def until_it_answers(self, name: str, text: str) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while self.answer(name) != text:
             assert time.monotonic() < deadline, self.said
 

@@ -397,7 +397,7 @@ class DockerEngine:
                 os.close(descriptor)
         message["egress"] = bool(egress)
         attaching.send(handle.control, message, [] if door is None else [door.listener])
-        await attaching.until_ready(handle.control, self._grants, sandbox.id, egress, identity, proxy)
+        await attaching.until_ready(handle.control, self._grants, sandbox.id, egress, identity, proxy=proxy)
 
     def _limit_cpu(self, handle: Handle, memory: int, cores: float) -> None:
         if handle.destroying is not None:

@@ -347,37 +347,26 @@ class EmbeddedEngine:
         handle.group.give_way_no_more()
         handle.group.limit(assignment.memory, PROCESSES)
         identity = {"app": assignment.app, "function": assignment.function}
-        if handle.data_listener is not None:
-            self._grants.grant(sandbox.id, handle.data_listener, kind="data", egress=[], **identity)
-            handle.data_listener = None
         egress = assignment.egress
         if handle.watcher is not None:  # a copy of a snapshot: the code is there, and knows the rest
             message, trees, egress = {}, [], ()
-            if handle.egress_listener is not None:
-                names = list(assignment.egress)
-                self._grants.grant(
-                    sandbox.id, handle.egress_listener, kind="egress", egress=names, **identity
-                )
-                handle.egress_listener = None
         try:
-            await self._attach(sandbox, message, trees, egress, identity, door=door)
+            self._send(handle, message, trees, egress, door)
+            self._grant(sandbox, handle, assignment, identity)
+            await attaching.until_ready(handle.control, self._grants, sandbox.id, egress, identity)
         finally:
             # The start itself may use all the CPU that is free, since the caller waits for it
             asyncio.get_running_loop().call_soon(self._limit_cpu, handle, assignment.cpu)
 
-    async def _attach(
-        self,
-        sandbox: Sandbox,
+    @staticmethod
+    def _send(
+        handle: Handle,
         message: dict[str, Any],
         trees: list[tuple[Path, str, bool]],
         egress: tuple[str, ...],
-        identity: dict[str, str],
-        *,
-        proxy: str = "egress",
         door: debug.Door | None = None,
     ) -> None:
-        """Send the message and the mounts; return when it is ready. /tmp counts towards the memory."""
-        handle = self._handle(sandbox)
+        """Send the message and the mounts. /tmp counts towards the memory."""
         message |= {"mounts": [target for _, target, _ in trees], "egress": bool(egress)}
         descriptors = [_tree(path, writable) for path, _, writable in trees]
         try:
@@ -387,7 +376,18 @@ class EmbeddedEngine:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        await attaching.until_ready(handle.control, self._grants, sandbox.id, egress, identity, proxy)
+
+    def _grant(
+        self, sandbox: Sandbox, handle: Handle, assignment: Assignment, identity: dict[str, str]
+    ) -> None:
+        """Grant the listeners that are there already; who connects before that waits in their backlog."""
+        if handle.data_listener is not None:
+            self._grants.grant(sandbox.id, handle.data_listener, kind="data", egress=[], **identity)
+            handle.data_listener = None
+        if handle.egress_listener is not None:
+            names = list(assignment.egress)
+            self._grants.grant(sandbox.id, handle.egress_listener, kind="egress", egress=names, **identity)
+            handle.egress_listener = None
 
     @staticmethod
     def _limit_cpu(handle: Handle, cores: float) -> None:
@@ -466,8 +466,10 @@ class EmbeddedEngine:
             if self._users.count:
                 await jobs.hand_over(writable, handle.uid, of={owner})
             identity = {"app": "", "function": "build"}
-            message = jobs.message_of(job)
-            await self._attach(blank, message, trees, job.egress, identity, proxy="build")
+            self._send(handle, jobs.message_of(job), trees, job.egress)
+            await attaching.until_ready(
+                handle.control, self._grants, blank.id, job.egress, identity, proxy="build"
+            )
             async with contextlib.aclosing(
                 jobs.follow(blank, reader, job, writable, lambda: kill(handle.pidfd))
             ) as stream:
