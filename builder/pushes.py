@@ -40,6 +40,7 @@ class _Place:
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     users: int = 0
+    uncleared: bool = False  # as others were there when it was to be cleared
 
 
 class Pushes:
@@ -70,6 +71,25 @@ class Pushes:
             self._ends.add(end)
             end.add_done_callback(self._ends.discard)
             await asyncio.shield(end)
+
+    @contextlib.asynccontextmanager
+    async def reading(self, app: str) -> AsyncIterator[None]:
+        """Have the repository of an app, if there is one, stay while it is read.
+
+        One without any ref goes when a push or a start has no more use for it; whoever reads it just then
+        would find nothing.
+        """
+        place = self._enter(app)
+        try:
+            yield
+        finally:
+            try:
+                if place.uncleared and place.users == 1:
+                    await self._clear(app, place)
+            except Problem as problem:
+                _log.error("What is left of the app %s was not cleared: %s", app, problem.detail)
+            finally:
+                self._leave(app, place)
 
     def _enter(self, app: str) -> _Place:
         place = self._places.setdefault(app, _Place())
@@ -104,11 +124,15 @@ class Pushes:
 
     async def _clear(self, app: str, place: _Place) -> None:
         """Remove what a push that failed left: quarantined objects, and a repository without any ref."""
-        if place.users > 1 or not self._repositories.exists(app):
+        place.uncleared = place.users > 1
+        if place.uncleared or not self._repositories.exists(app):
             return
         await asyncio.to_thread(sweep, self._repositories.path(app))
-        # another push may have come while git looked; it keeps the repository then
-        if await self._repositories.is_empty(app) and place.users == 1:
+        if not await self._repositories.is_empty(app):
+            return
+        # somebody may have come while git looked, who keeps the repository then
+        place.uncleared = place.users > 1
+        if not place.uncleared:
             await self._repositories.remove(app)
 
     @contextlib.asynccontextmanager

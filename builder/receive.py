@@ -61,8 +61,9 @@ class GitRemote:
             raise Problem("forbidden", f"Only {PUSH} and {FETCH} are served, over git's smart HTTP protocol.")
         if service == PUSH:  # where it is refused here, git shows the reason
             await self._room.make(app)
-        if self._repositories.exists(app):
-            return await self._git(request, f"{app}.git")
+        async with self._pushes.reading(app):
+            if self._repositories.exists(app):
+                return await self._git(request, f"{app}.git")
         if service == FETCH:
             raise _unknown(app)
         # the repository is made once something comes; until then its refs are those of an empty one
@@ -71,9 +72,10 @@ class GitRemote:
     async def fetch(self, request: web.Request) -> web.StreamResponse:
         """Send what a clone or fetch asks for."""
         app = _app(request)
-        if not self._repositories.exists(app):
-            raise _unknown(app)
-        return await self._git(request, f"{app}.git")
+        async with self._pushes.reading(app):
+            if not self._repositories.exists(app):
+                raise _unknown(app)
+            return await self._git(request, f"{app}.git")
 
     async def push(self, request: web.Request) -> web.StreamResponse:
         """Take a push; git's hooks build and deploy it on the way."""

@@ -445,5 +445,10 @@ async def test_a_builder_that_catches_up_leaves_the_repository_of_a_push_alone(t
         assert repositories.apps() == ["hello"]
     assert repositories.apps() == []
     await repositories.create("hello")  # as a builder that was killed leaves it
+    async with pushes.reading("hello"):  # the next push has asked for the refs already
+        await catch_up(repositories, pushes, FakeBuilds(data))
+        assert repositories.apps() == ["hello"]
+    assert repositories.apps() == []
+    await repositories.create("hello")
     await catch_up(repositories, pushes, FakeBuilds(data))
     assert repositories.apps() == []
