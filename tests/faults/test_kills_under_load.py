@@ -14,7 +14,17 @@ import pytest
 
 from tests.support.apps import App
 from tests.support.load import Client, Load, Outcome, client, documents
-from tests.support.platform import READY, Process, Up, family, free_port, kill, left_behind, service
+from tests.support.platform import (
+    READY,
+    Process,
+    Up,
+    family,
+    free_port,
+    kill,
+    left_behind,
+    service,
+    wait_until,
+)
 
 LOST = ""  # the caller's connection ended before its answer was whole, or could not be made
 MAY_SEE: dict[str, set[str]] = {
@@ -106,20 +116,19 @@ def kill_builder(up: Up) -> None:
 
 
 def kill_zygotes(up: Up) -> None:
-    kill(*zygotes(up))
+    kill(*wait_until(lambda: zygotes(up)))  # a service that was killed just now boots new ones
 
 
 def kill_instances(up: Up) -> None:
     """Kill what runs in sandboxes, those that wait in the pool too."""
-    kill(*(each for zygote in zygotes(up) for each in family(zygote.pid) - {zygote}))
+    found = wait_until(lambda: zygotes(up))
+    kill(*(each for zygote in found for each in family(zygote.pid) - {zygote}))
 
 
 def zygotes(up: Up) -> set[Process]:
     """Return the processes that sandboxes are forked from; each is the child of one that watches over it."""
     parents = {each for each in family(service(up, "function-service").pid) if _name(each) == "zygote-parent"}
-    found = {each for parent in parents for each in family(parent.pid) if _parent(each) == parent.pid}
-    assert found
-    return found
+    return {each for parent in parents for each in family(parent.pid) if _parent(each) == parent.pid}
 
 
 def _name(process: Process) -> str:
