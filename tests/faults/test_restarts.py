@@ -144,6 +144,7 @@ async def test_a_stop_after_the_restart_returns_when_every_process_is_dead(place
         leases = [await service.acquire(name) for name in ("probe", "native", "restored")]
         for lease in leases:
             await ask(lease, sleeps("7710"))
+        await until(lambda: len(sleeping("7710")) == len(leases))
         await killed(service)
     async with place.service() as service:
         for left, lease in zip((2, 1, 0), leases, strict=True):
