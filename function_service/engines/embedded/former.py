@@ -54,14 +54,14 @@ class Former(Forker):
 
     def __init__(self, door: Path, channel: Channel) -> None:
         super().__init__(f"The former zygote at {door.name}", self._gone)
-        self._door = door
+        self.door = door
         self._connection = channel
         self._kept: list[Kept] = []
         self.snapshots: set[str] = set()  # of which it keeps copies
         self.gone = asyncio.Event()  # it has ended, and so has all that it kept
 
     def _gone(self) -> None:
-        self._door.unlink(missing_ok=True)
+        self.door.unlink(missing_ok=True)
         self.gone.set()
 
     async def meet(self) -> list[Kept]:
@@ -137,7 +137,8 @@ async def find(folder: Path) -> list[tuple[Former, list[Kept]]]:
             _log.error("What a former function service has left can't be taken over", exc_info=kept)
         elif not isinstance(kept, (EOFError, OSError)):
             raise kept
-        # else it has just ended by itself, as it kept nothing any more
+        else:  # it has ended by itself just now, as it kept nothing any more
+            _log.info("action=former-gone door=%s reason=%r", former.door.name, str(kept) or "it has ended")
     return found
 
 
