@@ -135,12 +135,17 @@ def _live(become: Callable[[], None], parents: tuple[Any, ...]) -> None:
 
 
 def reap(children: dict[int, str]) -> Iterator[tuple[str, int]]:
-    """Take out the children that have ended; yield the ID and the wait status of each."""
-    while children:
+    """Take out the children that have ended; yield the ID and the wait status of each.
+
+    Process 1 of a namespace also inherits orphans, such as what a delivery that was killed had forked.
+    """
+    while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return
         if pid == 0:
             return
-        yield children.pop(pid), status
+        name = children.pop(pid, None)
+        if name is not None:
+            yield name, status
