@@ -24,6 +24,7 @@ _MARK = (
 _LONGEST_ID = 129  # characters of such a line
 _LAST_WORDS = 0.5  # seconds to read what a dead process has printed
 _NATIVE_LIMIT = 10.0  # seconds within which a native program must listen
+_PATIENCE = 60.0  # seconds that a push at least waits for a sandbox, since no caller does
 _MARGIN = 0.1  # seconds by which the cause of a late start comes before the caller's own deadline
 _RETRIES = 8  # as many sandboxes may turn out to be dead; all that wait are when their zygote was killed
 
@@ -54,7 +55,7 @@ async def run(
     """Start an instance within about `wait` seconds. Raises Problem, and leaves nothing behind then.
 
     What it prints is kept in `logs`, if any; its last lines are told in any case. `snapshots` is told what
-    the start has cost, and whether it was for a call.
+    the start has cost, and whether it was for a call. Where it is for none, `wait` is for the code alone.
     """
     assignment = assignment_of(revision, layers, secrets)
     deadline = time.monotonic() + wait
@@ -63,7 +64,7 @@ async def run(
         while True:
             try:
                 instance, code = await _start(
-                    revision, assignment, pool, engine, logs, deadline - time.monotonic()
+                    revision, assignment, pool, engine, logs, deadline - time.monotonic(), called=called
                 )
                 at_once = pool.starts
                 break
@@ -78,17 +79,25 @@ async def run(
 
 
 async def _start(
-    revision: Revision, assignment: Assignment, pool: Pool, engine: Engine, logs: LogBook | None, wait: float
+    revision: Revision,
+    assignment: Assignment,
+    pool: Pool,
+    engine: Engine,
+    logs: LogBook | None,
+    wait: float,
+    *,
+    called: bool,
 ) -> tuple[Instance, float]:
     """Try once; return the milliseconds that loading the code took, too."""
     began = time.perf_counter()
+    patience = wait if called else max(wait, _PATIENCE)
     try:
-        async with asyncio.timeout(wait):
+        async with asyncio.timeout(patience):
             sandbox, stages = await pool.take(revision.id, revision.config.runtime)
     except TimeoutError:
         raise Problem(
             "no-capacity",
-            f"No sandbox could be made within {wait:.1f} s; this machine is too busy.",
+            f"No sandbox could be made within {patience:.1f} s; this machine is too busy.",
             retry_after=1,
         ) from None
     except Problem as problem:
@@ -98,7 +107,8 @@ async def _start(
     instance = Instance(sandbox, revision, time.time(), stages, clock.steady())
     collector = asyncio.create_task(collect(instance, logs), name=f"logs {instance.id}")
     instance.collector = collector
-    limit = max(_MARGIN, wait - _MARGIN - (time.perf_counter() - began))
+    waited = time.perf_counter() - began if called else 0.0  # else the machine was busy
+    limit = max(_MARGIN, wait - _MARGIN - waited)
     if revision.config.runtime == "native":
         limit = min(limit, _NATIVE_LIMIT)
     attaching = time.perf_counter()

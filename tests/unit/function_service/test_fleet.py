@@ -14,6 +14,7 @@ from function_service.engines import fake
 from function_service.engines.base import Assignment, End, Sandbox, Untouched
 from function_service.instance import State
 from pilotlight.problems import Problem
+from runtimes.declaration import Interpreter
 from tests.support.fleet import World, revision, until, world
 
 
@@ -158,6 +159,17 @@ async def test_a_rehearsal_neither_counts_nor_can_be_leased(tmp_path: Path) -> N
         await rehearsal
         assert [i.id for i in w.fleet.all()] == [lease.id]
         assert not list(tmp_path.glob("*.jsonl"))
+
+
+async def test_a_rehearsal_waits_longer_for_a_sandbox_than_its_function_may_take(tmp_path: Path) -> None:
+    class Busy(fake.FakeEngine):
+        async def make(self, interpreter: Interpreter, *, awaited: bool) -> Sandbox:
+            await asyncio.sleep(0.3)
+            return await super().make(interpreter, awaited=awaited)
+
+    async with world(Busy(), tmp_path) as w:
+        await w.fleet.rehearse(revision(), 0.2)
+        assert w.engine.made > 0
 
 
 async def test_a_recalled_instance_that_is_not_given_back_is_ended(
