@@ -11,7 +11,7 @@ demo: .venv/runtime  ## the platform with the samples on it; ONCE=1 ends by itse
 	@$(BIN)/python -m cli.demo $(if $(ONCE),--once)
 
 test: .venv/develop  ## all tests; what this machine can't run is listed at the end
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=2 --dist=loadfile  # more would miss deadlines
 
 lint: .venv/develop  ## what CI checks besides the tests
 	$(BIN)/ruff check .

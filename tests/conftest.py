@@ -28,5 +28,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:
+        return  # a worker, which reports to the process that this is decided in
     if os.environ.get("CI") == "true" and session.exitstatus == 0 and _reasons(reporter):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
