@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from function_service.engines.embedded import cgroup
+from pilotlight.settings import inherited
 
 _log = logging.getLogger(__name__)
 
 _WITHIN: Final = 10.0
+# What busctl needs. It would tell NOTIFY_SOCKET of its own end, where `up` is to say that it serves
+_BUS: Final = ("PATH", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_ADDRESS")
 _SYSTEMD: Final = Path("/run/systemd/system")  # is there when systemd is process 1, sd_booted(3)
 
 
@@ -38,7 +41,13 @@ def request() -> None:
     ]
     try:
         asked = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=_WITHIN, stdin=subprocess.DEVNULL
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_WITHIN,
+            stdin=subprocess.DEVNULL,
+            env=inherited(*_BUS),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         _log.warning("systemd could not be asked for a control group: %s", error)
