@@ -4,11 +4,9 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import fields
 
 import pytest
 
-from pilotlight.settings import Settings
 from tests.support.apps import App, call
 from tests.support.platform import ROOT, Up, free_port
 
@@ -81,7 +79,3 @@ def test_the_function_of_each_language_answers(up, tag, file):
 def test_every_link_leads_to_a_file():
     links = [target for target in re.findall(r"\]\(([^)]+)\)", README) if "://" not in target]
     assert [target for target in links if not (ROOT / target).exists()] == []
-
-
-def test_every_setting_is_named():
-    assert [name for s in fields(Settings) if (name := f"--{s.name.replace('_', '-')}") not in README] == []
