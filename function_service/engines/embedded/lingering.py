@@ -152,6 +152,8 @@ class Guard:
         """Carry out one message of the service, or be alone again."""
         try:
             message, descriptors = messages.receive(service)
+        except ConnectionError:
+            return  # it has gone before it had read all; what it said before can still be read
         except (EOFError, OSError):
             self._part()
             return

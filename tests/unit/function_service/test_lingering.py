@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from function_service.engines.embedded import forking, lingering, messages
-from pilotlight import sockets
+from pilotlight import sockets, trees
 
 
 class Zygote:
@@ -108,10 +109,13 @@ def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 @pytest.fixture
-def zygote(tmp_path: Path) -> Iterator[Zygote]:
-    zygote = Zygote(tmp_path)
+def zygote() -> Iterator[Zygote]:
+    folder = Path(tempfile.mkdtemp(prefix="pilotlight-test-"))  # where every user may come to
+    folder.chmod(0o777)
+    zygote = Zygote(folder)
     yield zygote
     zygote.close()
+    trees.remove(folder)
 
 
 def close(found: dict[str, list[int]]) -> None:
@@ -212,6 +216,19 @@ def test_it_ends_when_the_next_service_says_so(zygote: Zygote) -> None:
     zygote.wait()
 
 
+def test_it_ends_when_that_is_said_by_a_service_which_had_not_read_all(zygote: Zygote) -> None:
+    zygote.fork("kept")
+    zygote.keep("kept")
+    zygote.die()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as service:
+        service.connect(sockets.address(zygote.path))
+        until(lambda: select.select([service], [], [], 0)[0])
+        os.kill(zygote.pid, signal.SIGSTOP)  # so that it reads when the service has gone
+        messages.send(service, {"end": True})
+    os.kill(zygote.pid, signal.SIGCONT)
+    zygote.wait(10)
+
+
 @pytest.mark.parametrize("met", [False, True], ids=["alone", "with a service"])
 def test_it_ends_at_once_when_the_platform_is_gone(zygote: Zygote, met: bool) -> None:
     zygote.fork("kept")
@@ -268,10 +285,6 @@ def test_a_process_of_another_user_is_told_nothing(zygote: Zygote) -> None:
     zygote.fork("kept")
     zygote.keep("kept")
     zygote.die()
-    folders = [zygote.path, *zygote.path.parents]
-    for folder in folders:
-        if folder.is_relative_to("/tmp/pytest-of-root"):
-            folder.chmod(0o777)
     other = os.fork()
     if other == 0:
         code = 1
