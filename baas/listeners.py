@@ -20,9 +20,10 @@ import logging
 import os
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, get_args
 
 import msgspec
 
@@ -37,12 +38,14 @@ _PAUSE: Final = 0.5  # seconds
 _ALONE: Final = 40.0  # seconds without a function service after which no instance can be left
 _CREDENTIALS: Final = struct.Struct("3i")
 
+Kind = Literal["data", "egress", "build"]
+
 
 class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A listener is handed over."""
 
     grant: str
-    kind: Literal["data", "egress", "build"]
+    kind: Kind
     app: str
     function: str
     egress: list[str] = []
@@ -97,6 +100,7 @@ class Handover:
         self._make = make
         self._changed = changed
         self._granted: dict[tuple[str, str], _Granted] = {}
+        self._numbers: Counter[str] = Counter()  # of those, by kind
         self._closing: set[asyncio.Task[None]] = set()
         self._current: socket.socket | None = None  # over which all that stands has been granted
         self._alone: asyncio.TimerHandle | None = None  # until then the next function service may come
@@ -180,7 +184,8 @@ class Handover:
         """
         message = _decode(content)
         if isinstance(message, Revoke):
-            self._close([name for name in self._granted if name[0] == message.revoke], 0)
+            names = [(message.revoke, kind) for kind in get_args(Kind)]
+            self._close([name for name in names if name in self._granted], 0)
             return
         if isinstance(message, Complete):
             self._current = peer
@@ -196,7 +201,7 @@ class Handover:
         service = self._make(message)
         self._close([name] if name in self._granted else [], 0)  # the newest one is right
         self._granted[name] = _Granted(peer, message, service)
-        self._count(message.kind)
+        self._count(message.kind, 1)
         try:
             await service.start(_listener(descriptors.pop()))
         except (ValueError, OSError):
@@ -207,7 +212,7 @@ class Handover:
         """Begin to close services. `run` waits for it, so that no cancellation leaves one half closed."""
         for name in names:
             granted = self._granted.pop(name)
-            self._count(granted.grant.kind)
+            self._count(granted.grant.kind, -1)
             task = asyncio.get_running_loop().create_task(granted.service.close(grace), name=f"close {name}")
             self._closing.add(task)
             task.add_done_callback(self._closed)
@@ -217,8 +222,9 @@ class Handover:
         if not task.cancelled() and (error := task.exception()):
             _log.error("A listener was not closed well", exc_info=error)
 
-    def _count(self, kind: str) -> None:
-        self._changed(kind, sum(1 for _, granted_kind in self._granted if granted_kind == kind))
+    def _count(self, kind: str, more: int) -> None:
+        self._numbers[kind] += more
+        self._changed(kind, self._numbers[kind])
 
 
 def _decode(content: bytes) -> Grant | Revoke | Complete:

@@ -81,6 +81,7 @@ class Fleet:
         self._logs = logs
         self._keeper = keeper
         self._instances: dict[str, Instance] = {}
+        self._of: dict[str, dict[str, Instance]] = {}  # the same by function
         self._ended: dict[str, Instance] = {}  # the latest ones, so that a gateway can ask for the cause
         self._starting: Counter[str] = Counter()  # revision → how many of its instances are being started
         self._starting_for: Counter[tuple[str, Peer | None]] = Counter()  # the same by the gateway that asked
@@ -330,7 +331,7 @@ class Fleet:
 
     def of(self, function: str) -> list[Instance]:
         """List the instances of a function."""
-        return [i for i in self._instances.values() if i.function == function]
+        return list(self._of.get(function, {}).values())
 
     def _begin(self, revision: Revision, wait: float, holder: Peer | None) -> asyncio.Task[Instance]:
         """Begin a start that takes at most about `wait` seconds; it counts from this moment on."""
@@ -355,6 +356,7 @@ class Fleet:
 
     def _add(self, instance: Instance) -> None:
         self._instances[instance.id] = instance
+        self._of.setdefault(instance.function, {})[instance.id] = instance
         instance.sandbox.ended.add_done_callback(lambda _: self._died(instance))
 
     async def _cold_start(self, revision: Revision, wait: float, logs: LogBook | None) -> Instance:
@@ -408,6 +410,10 @@ class Fleet:
     async def _bury(self, instance: Instance) -> None:
         await self._engine.destroy(instance.sandbox)
         del self._instances[instance.id]
+        of_its_function = self._of[instance.function]
+        del of_its_function[instance.id]
+        if not of_its_function:
+            del self._of[instance.function]
         self._ended[instance.id] = instance
         self._turns.free(instance.function)
         while len(self._ended) > _REMEMBERED:
@@ -473,8 +479,7 @@ class Fleet:
 
     def _scale(self) -> None:
         now = clock.steady()
-        running = {i.function for i in self._instances.values()}
-        self._carry_out(scaler.decide(self._keeper.goals(running, now), self.all(), now))
+        self._carry_out(scaler.decide(self._keeper.goals(set(self._of), now), self.all(), now))
 
     def _scale_one(self, function: str) -> None:
         """Look at one function alone: all of them, with a thousand instances, take milliseconds."""
