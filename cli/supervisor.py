@@ -47,6 +47,8 @@ class Service:
         self.ready = asyncio.Event()  # it has been, at least once
         self._serves = asyncio.Event()  # the present process does
         self._restarting = False
+        self._succeeded = asyncio.Event()  # the present process is to be left to end by itself
+        self._leaving: dict[subprocess.Popen[bytes], asyncio.Task[int]] = {}
         self._descriptors = descriptors
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
@@ -78,21 +80,39 @@ class Service:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _run_once(self) -> int:
-        """Start the process, and return its exit code once it has ended."""
+        """Start the process, and return its exit code once it has ended, or 0 when it gets a successor."""
         self._serves.clear()
         ours, theirs = socket.socketpair()
-        with ours:
-            ours.setblocking(False)
-            with theirs:
-                self._process = self._start(theirs.fileno())
-            descriptor = os.pidfd_open(self._process.pid)
-            waiting = asyncio.create_task(self._wait_for_ready(ours), name=f"{self.name} becomes ready")
+        ours.setblocking(False)
+        with theirs:
+            process = self._process = self._start(theirs.fileno())
+        ending = asyncio.create_task(self._follow(process, ours), name=f"{self.name} ends")
+        succeeded = asyncio.create_task(self._succeeded.wait())
+        try:
+            await asyncio.wait((ending, succeeded), return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            ending.cancel()  # its lifeline ends with that
+            raise
+        finally:
+            succeeded.cancel()
+        self._succeeded.clear()
+        if ending.done():
+            return ending.result()
+        self._leaving[process] = ending
+        ending.add_done_callback(lambda _: self._leaving.pop(process))
+        return 0
+
+    async def _follow(self, process: "subprocess.Popen[bytes]", lifeline: socket.socket) -> int:
+        """Take note when the process serves, and return its exit code once it has ended."""
+        with lifeline:
+            descriptor = os.pidfd_open(process.pid)
+            waiting = asyncio.create_task(self._wait_for_ready(lifeline), name=f"{self.name} becomes ready")
             try:
                 await readable_once(descriptor)
             finally:
                 waiting.cancel()
                 os.close(descriptor)
-        return self._process.wait()
+        return process.wait()
 
     def _start(self, lifeline: int) -> "subprocess.Popen[bytes]":
         handed = {"lifeline": lifeline, **self._descriptors}
@@ -114,41 +134,48 @@ class Service:
             self._serves.set()
             _log.info("%s is ready after %.2f s", self.name, time.monotonic() - self._started)
 
-    async def restart(self, within: float) -> None:
-        """Replace the process by a new one, and wait until that serves. Raises TimeoutError."""
+    async def restart(self, within: float, number: signal.Signals = signal.SIGTERM) -> None:
+        """End the process by a signal, have a new one, and wait until that serves. Raises TimeoutError."""
         self._restarting = True
-        if not self._signal(signal.SIGTERM):
+        if not _signal(self._process, number):
             self._restarting = False  # it has just died, and is started anew in any case
         self._serves.clear()
         async with asyncio.timeout(within):
             await self._serves.wait()
 
+    async def succeed(self, within: float) -> None:
+        """Have a new process serve beside the present one, which ends then. Raises TimeoutError."""
+        former = self._process
+        self._restarting = True
+        self._serves.clear()
+        self._succeeded.set()
+        async with asyncio.timeout(within):
+            await self._serves.wait()
+        _signal(former, signal.SIGTERM)
+
     async def stop(self) -> None:
-        """Tell the service to stop, and wait until its process has ended."""
+        """Tell the service to stop, and wait until all its processes have ended."""
         self._stopping.set()
-        if not self._signal(signal.SIGTERM) or self._process is None:
+        await asyncio.gather(*(self._stop(process) for process in (self._process, *self._leaving)))
+
+    async def _stop(self, process: "subprocess.Popen[bytes] | None") -> None:
+        if process is None or not _signal(process, signal.SIGTERM):
             return
-        descriptor = os.pidfd_open(self._process.pid)
+        descriptor = os.pidfd_open(process.pid)
         try:
             async with asyncio.timeout(STOP_WITHIN):
                 await readable_once(descriptor)
         except TimeoutError:
             _log.error("%s did not stop within %d s and is killed", self.name, STOP_WITHIN)
-            self._signal(signal.SIGKILL)
+            _signal(process, signal.SIGKILL)
         finally:
             os.close(descriptor)
 
     def kill(self) -> None:
-        """End the process at once."""
+        """End its processes at once."""
         self._stopping.set()
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: signal.Signals) -> bool:
-        """Send a signal; False where there is no process."""
-        if self._process is None or self._process.poll() is not None:
-            return False
-        self._process.send_signal(number)
-        return True
+        for process in (self._process, *self._leaving):
+            _signal(process, signal.SIGKILL)
 
 
 class Supervisor:
@@ -200,20 +227,38 @@ class Supervisor:
             ) from None
         await asyncio.to_thread(serving)
 
-    async def restart(self, command: str, within: float) -> None:
-        """Restart the services of a kind one after the other, each within so many seconds."""
-        for service in self._services:
-            if service.command == command:
-                try:
+    async def restart(self, command: str, within: float) -> bool:
+        """Restart the services of a kind one after the other, each within so many seconds.
+
+        Return whether they serve. A gateway is never the only one and away: others go on, or it does itself
+        beside its successor. A function service is killed, as only then its instances outlive it.
+        """
+        kind = [service for service in self._services if service.command == command]
+        for service in kind:
+            try:
+                if command == "gateway" and len(kind) == 1:
+                    await service.succeed(within)
+                elif command == "function-service":
+                    await service.restart(within, signal.SIGKILL)
+                else:
                     await service.restart(within)
-                except TimeoutError:
-                    _log.error("%s does not serve again after %g s", service.name, within)
-                    return
+            except TimeoutError:
+                _log.error("%s does not serve again after %g s", service.name, within)
+                return False
+        return True
 
     def kill(self) -> None:
         """Kill all services at once: what a second signal asks for."""
         for service in self._services:
             service.kill()
+
+
+def _signal(process: "subprocess.Popen[bytes] | None", number: signal.Signals) -> bool:
+    """Send a signal; False where there is no process any more."""
+    if process is None or process.poll() is not None:
+        return False
+    process.send_signal(number)
+    return True
 
 
 def _ending(code: int) -> str:

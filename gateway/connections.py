@@ -22,6 +22,8 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _IDLE = 75.0  # seconds that a connection may wait for its next request, or take to send the head of one
 _HANDSHAKE = 10.0  # seconds that a caller has to agree on TLS
+_FRESH = 0.5  # seconds at the end that a connection may take to send something at all
+_BEGUN = 0.02  # seconds until the request that comes last is surely under way
 _BREAK_OFF = 0.5  # seconds for what is written already to go out, after the grace
 _MAX_HEADER = 16 << 10  # bytes of the request line, and of one header
 
@@ -29,13 +31,14 @@ _MAX_HEADER = 16 << 10  # bytes of the request line, and of one header
 class CallerConnection(RequestHandler):
     """One connection of a caller."""
 
-    __slots__ = ("begun", "busy", "counted", "front", "full", "glance", "handed", "inside", "origin",
-                 "plain", "queued")  # fmt: skip
+    __slots__ = ("begun", "busy", "counted", "fresh", "front", "full", "glance", "handed", "inside",
+                 "origin", "plain", "queued")  # fmt: skip
 
     front: "Front"
     inside: bool
     origin: Origin
     glance: Glance
+    fresh: bool  # whether nothing has come yet
     busy: bool  # whether a request is under way
     full: bool  # whether the caller takes answers slower than they come
     queued: int  # requests that aiohttp has got and not answered
@@ -49,6 +52,8 @@ class CallerConnection(RequestHandler):
         peer = transport.get_extra_info("peername")
         address = peer[0] if isinstance(peer, tuple) else "127.0.0.1"
         self.busy = self.full = self.counted = False
+        self.fresh = True
+        self.front.fresh += 1
         self.queued = 0
         self.begun = self.handed = self.plain = None
         self.glance = Glance()
@@ -58,6 +63,8 @@ class CallerConnection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take a call the short way where that can be, else give to aiohttp what came."""
+        if self.fresh:
+            self._heard()
         quick, glance = self.front.quick, self.glance
         free = self.begun is None and self.queued == 0 and glance.whole and not glance.lost and not self.full
         if free and quick.again(self, data):
@@ -71,6 +78,10 @@ class CallerConnection(RequestHandler):
         super().data_received(data)
         if glance.cut:  # aiohttp drops that silently: its answers would be taken for those of other requests
             self.close()
+
+    def _heard(self) -> None:
+        self.fresh = False
+        self.front.one_less_fresh()
 
     def begins(self, call: QuickCall) -> None:
         """Note that a call is under way of which aiohttp does not know."""
@@ -127,6 +138,8 @@ class CallerConnection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End the call that aiohttp does not know of, or has not begun to answer."""
+        if self.fresh:
+            self._heard()
         self._abandon()
         super().connection_lost(exc)
 
@@ -165,8 +178,10 @@ class Front:
         self._server = server
         self._listeners: list[asyncio.Server] = []
         self.running = 0  # requests under way
+        self.fresh = 0  # connections by which nothing has come yet
         self.quick = quick
         self._quiet = asyncio.Event()
+        self._none_fresh = asyncio.Event()
         full = server.request_factory
         loop = asyncio.get_running_loop()
 
@@ -203,6 +218,12 @@ class Front:
         if self.running == 0:
             self._quiet.set()
 
+    def one_less_fresh(self) -> None:
+        """Count a connection by which something has come, or which is gone."""
+        self.fresh -= 1
+        if self.fresh == 0:
+            self._none_fresh.set()
+
     async def listen(
         self, listener: socket.socket, *, inside: bool, tls: ssl.SSLContext | None = None
     ) -> None:
@@ -236,18 +257,25 @@ class Front:
             )
 
     def stop_accepting(self) -> None:
-        """Take no more connections, and close those without a request.
+        """Take no more connections, and close those that wait for their next request.
 
+        A fresh one may have its first request on the way, and its caller would not know to try again.
         aiohttp's `pre_shutdown` closes the others too: they would get no more of their request's body.
         """
         for listener in self._listeners:
             listener.close()
-        for connection in self._server.connections:
-            if not cast("CallerConnection", connection).busy:
+        for connection in cast("list[CallerConnection]", self._server.connections):
+            if not connection.busy and not connection.fresh:
                 connection.close()
 
     async def drain(self, grace: float) -> None:
         """Let requests that are under way end within grace seconds, then break them off."""
+        if self.fresh:
+            self._none_fresh.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(grace, _FRESH)):
+                    await self._none_fresh.wait()
+                await asyncio.sleep(_BEGUN)
         self._quiet.clear()
         if self.running:
             with contextlib.suppress(TimeoutError):

@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +35,13 @@ _LET_GO_WITHIN: Final = 5.0
 
 _CLAIM_WITHIN: Final = 25.0
 """Seconds that the services of a platform that was killed may still need to stop (serve.STOP_WITHIN)."""
+
+
+_RENEWALS: Final = {
+    signal.SIGUSR1: ("gateway",),
+    signal.SIGUSR2: ("builder", "function-service", "baas", "gateway"),
+}
+"""Which services restart at which signal, in which order: all but the gateways are away for a moment."""
 
 
 @click.command(epilog=flags.EPILOG)
@@ -93,13 +102,17 @@ async def _run(
     url = settings.public_url or here
     renewing: set[asyncio.Task[None]] = set()
 
-    def renew() -> None:
-        if not renewing and not stopping.is_set():
-            task = asyncio.create_task(_renew(settings, supervisor, data, url), name="restart the gateways")
-            renewing.add(task)
-            task.add_done_callback(renewing.discard)
+    def renew(number: signal.Signals, *commands: str) -> None:
+        if renewing or stopping.is_set():
+            _log.warning("%s is ignored: services are being restarted or stopped", number.name)
+            return
+        _log.info("%s: restarting %s", number.name, ", ".join(commands))
+        task = asyncio.create_task(_renew(settings, supervisor, data, url, commands), name="restart services")
+        renewing.add(task)
+        task.add_done_callback(renewing.discard)
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, renew)
+    for number, commands in _RENEWALS.items():
+        asyncio.get_running_loop().add_signal_handler(number, renew, number, *commands)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
             asyncio.get_running_loop().add_signal_handler(number, signalled, number)
@@ -127,16 +140,39 @@ async def _let_go(ours: socket.socket) -> None:
             _log.error("Instances of a function service that was killed do not end")
 
 
-async def _renew(settings: Settings, supervisor: Supervisor, data: DataFolder, url: str) -> None:
-    """Have new gateways take over, which read the certificate's files anew; no connection is refused."""
+async def _renew(
+    settings: Settings, supervisor: Supervisor, data: DataFolder, url: str, commands: tuple[str, ...]
+) -> None:
+    """Have new processes take over, which read the program and the certificate's files anew.
+
+    No connection is refused meanwhile, and calls that run go on.
+    """
     try:
         listener.tls(settings)
+        await asyncio.to_thread(_check_program)
     except Problem as problem:
-        _log.error("The gateways go on with the certificate that they have: %s", problem.detail)
+        _log.error("All goes on as it was: %s", problem.detail)
         return
-    _log.info("SIGUSR1: restarting the gateways")
-    await supervisor.restart("gateway", _START_WITHIN)
+    for command in commands:
+        if not await supervisor.restart(command, _START_WITHIN):
+            return
     _write_platform_file(settings, data, url, _certificate(settings))
+    _log.info("restarted: %s", ", ".join(commands))
+
+
+def _check_program() -> None:
+    """Raise Problem where the program that is on the disk now can't even be loaded."""
+    modules = ", ".join(f"{name.replace('-', '_')}.server" for name in SERVICES)
+    tried = subprocess.run(
+        [sys.executable, "-P", "-c", f"import cli.main, {modules}"],
+        check=False,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    if tried.returncode != 0:
+        said = tried.stderr.strip().rpartition("\n")[2]
+        raise Problem("unavailable", f"the program that is installed now does not start ({said}).")
 
 
 def _certificate(settings: Settings) -> str | None:

@@ -110,7 +110,7 @@ def test_files_that_do_not_fit_are_refused_and_the_former_ones_stay(secure):
     (secure.folder.parent / "files" / "key.pem").write_text("no key")
     secure.process.send_signal(signal.SIGUSR1)
     deadline = time.monotonic() + 60
-    while "go on with the certificate" not in secure.log.read_text():
+    while "All goes on as it was" not in secure.log.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert common_name(secure) == before

@@ -163,6 +163,18 @@ async def test_a_function_service_that_stays_away_is_named(rack: Rack) -> None:
     await rack.service.start()
 
 
+async def refusing(rack: Rack) -> None:
+    """Wait until it accepts no more."""
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                _, probe = await rack.connect()
+            except OSError:
+                break
+            probe.close()
+            await asyncio.sleep(0)
+
+
 async def test_shutdown_lets_running_calls_end_and_gives_leases_back(rack: Rack) -> None:
     go = asyncio.Event()
 
@@ -179,14 +191,7 @@ async def test_shutdown_lets_running_calls_end_and_gives_leases_back(rack: Rack)
     writer.write(b"POST /function/slow HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\nabc")
     await rack.service.until(lambda: len(rack.service.instances_made) == 2)
     rack.stopping.set()
-    async with asyncio.timeout(5):
-        while True:  # until it accepts no more
-            try:
-                _, probe = await rack.connect()
-            except OSError:
-                break
-            probe.close()
-            await asyncio.sleep(0)
+    await refusing(rack)
     writer.write(b"def")  # the rest of the body still arrives
     go.set()
     answer = await asyncio.wait_for(reader.read(), 5)
@@ -234,6 +239,25 @@ async def test_idle_connections_do_not_hold_up_the_shutdown(rack: Rack) -> None:
     assert await silent.read() == b""
     writer.close()
     other.close()
+
+
+async def test_the_first_request_of_a_connection_is_answered_when_the_shutdown_has_begun(rack: Rack) -> None:
+    async def slow(exchange: Exchange) -> None:
+        await asyncio.sleep(0.7)  # longer than connections are waited for
+        await exchange.reply(200, b"whole")
+
+    await rack.deploy("slow", slow)
+    reader, writer = await rack.connect()
+    async with rack.get("/function/slow"):
+        pass  # an instance is there, since none is asked for any more then
+    rack.stopping.set()
+    await refusing(rack)
+    writer.write(b"GET /function/slow HTTP/1.1\r\nHost: h\r\n\r\n")
+    answer = await asyncio.wait_for(reader.read(), 5)
+    assert answer.endswith(b"whole")
+    assert b"Connection: close" in answer
+    writer.close()
+    await asyncio.wait_for(rack.task, 5)
 
 
 async def test_before_the_function_service_is_there_calls_are_unavailable(tmp_path) -> None:
