@@ -27,6 +27,8 @@ _NATIVE_LIMIT = 10.0  # seconds within which a native program must listen
 _PATIENCE = 60.0  # seconds that a push at least waits for a sandbox, since no caller does
 _MARGIN = 0.1  # seconds by which the cause of a late start comes before the caller's own deadline
 _RETRIES = 8  # as many sandboxes may turn out to be dead; all that wait are when their zygote was killed
+_LOADING = _RETRIES // 2 + 1  # what a start costs whose code was being loaded: it is tried twice, no more
+_NOTICED = 0.005  # seconds until what was killed is known to be gone everywhere
 
 
 class _Killed(Problem):
@@ -73,6 +75,7 @@ async def run(
                 if retries < 0 or time.monotonic() >= deadline:
                     raise
                 _log.warning("action=start-again function=%s reason=%r", revision.config.name, killed.detail)
+                await asyncio.sleep(_NOTICED)
     # In a burst each start takes as long as it does because of the others, which a snapshot would not change
     snapshots.started(revision, assignment, code / at_once, called=called)
     return instance
@@ -212,4 +215,4 @@ def _problem(error: BaseException, instance: Instance, limit: float) -> Problem:
     problem = Problem("init-failed", f"{detail} That was while it started.", **extra)
     if isinstance(error, Untouched):
         return _Killed(1, problem)
-    return _Killed(_RETRIES, problem) if end.signal == signal.SIGKILL else problem
+    return _Killed(_LOADING, problem) if end.signal == signal.SIGKILL else problem

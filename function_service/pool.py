@@ -79,12 +79,13 @@ class Pool:
         self._changed.set()
 
     async def remove(self, name: str) -> None:
-        """Keep none of these any more."""
+        """Keep none of these any more, from this moment on: starts take blank sandboxes."""
         self._wanted.discard(name)
-        async with self._making:
-            del self._copiers[name], self._sizes[name], self._turns[name]
-            for sandbox in self._blank.pop(name):
-                await self._discard(sandbox)
+        del self._copiers[name], self._sizes[name], self._turns[name]
+        waiting = self._blank.pop(name)
+        async with self._making:  # what is being made just now waits too
+            while waiting:
+                await self._discard(waiting.pop())
 
     async def empty(self) -> None:
         """Destroy what waits; nothing is made ahead of time again until the next `take`."""
@@ -120,7 +121,7 @@ class Pool:
             raise Problem("init-failed", f"This machine has no {name}; it has {has}.")
         self._emptied = False
         kind = "snapshot" if name in self._copiers else "blank"
-        blank = self._blank[name]
+        blank, turns = self._blank[name], self._turns[name]
         while blank:
             sandbox = blank.pop()
             self._changed.set()
@@ -129,7 +130,7 @@ class Pool:
                 return sandbox, Stages()
             await self._discard(sandbox)
         self.observe(kind, False)
-        async with self._turns[name]:
+        async with turns:
             try:
                 if name in self._blank:
                     made = await self._make(name, awaited=True)

@@ -1,9 +1,11 @@
-"""The whole platform on Docker: pushes that are built in containers, calls, state, a shell; and nothing is left."""
+"""The whole platform on Docker, with either store: pushes that are built in containers, calls, state, a shell; and nothing is left."""
 
 import json
 from pathlib import Path
 
-from tests.support import service
+import pytest
+
+from tests.support import redis_server, service
 from tests.support.apps import App, call
 from tests.support.platform import Up
 
@@ -20,8 +22,12 @@ MANIFEST = '[functions.counter]\nmemory = "64MB"\naccess = "public"\ntimeout = "
 pytestmark = service.dockerd_needed()
 
 
-def test_an_app_is_built_called_and_gone_again(tmp_path: Path) -> None:
-    with Up(tmp_path, ("--engine", "docker")) as up:
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+def test_an_app_is_built_called_and_gone_again(tmp_path: Path, store: str) -> None:
+    with (
+        redis_server.setting(store) as kept_in,
+        Up(tmp_path, ("--engine", "docker", "--store", kept_in)) as up,
+    ):
         app = App.make(up, "counting", {"counter/handler.py": COUNTER, "pilotlight.toml": MANIFEST})
         app.deploy()
         answers = [call(up, "counter") for _ in range(2)]

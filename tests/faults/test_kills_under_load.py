@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import redis_server
 from tests.support.apps import App
 from tests.support.load import Client, Load, Outcome, client, documents
 from tests.support.platform import (
@@ -80,9 +81,13 @@ def increments(asking: Client, name: str) -> Outcome:  # all of them add to one 
     return asking.ask("POST", "/data/v1/totals/all/increment?app=counts")
 
 
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with Up(tmp_path_factory.mktemp("kills") / "platform", ("--port", str(free_port()))) as up:
+@pytest.fixture(scope="module", params=["sqlite", "redis"])
+def up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    flags = ("--port", str(free_port()))
+    with (
+        redis_server.setting(request.param) as store,
+        Up(tmp_path_factory.mktemp("kills") / "platform", (*flags, "--store", store)) as up,
+    ):
         App.make(up, "counts", COUNTS).deploy()
         yield up
         processes = family(up.process.pid)
@@ -156,7 +161,7 @@ def kill_everything(up: Up) -> None:
     kill(*processes)
     up.process.wait()
     assert up.start().startswith(READY)
-    assert [each for each in processes if each.lives] == []
+    wait_until(lambda: not any(each.lives for each in processes))  # the end of a process takes a moment
 
 
 KILLS: dict[str, Callable[[Up], None]] = {

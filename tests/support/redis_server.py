@@ -4,11 +4,14 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.platform import free_port
 
 
 class RedisServer:
@@ -67,3 +70,13 @@ def running(folder: Path, **settings: str) -> Iterator[RedisServer]:
         yield server
     finally:
         server.kill()
+
+
+@contextlib.contextmanager
+def setting(store: str) -> Iterator[str]:
+    """Return what `--store` is given for `sqlite`, or for a `redis` that runs meanwhile, where any user gets."""
+    if store == "sqlite":
+        yield store
+        return
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder), port=str(free_port())) as server:
+        yield f"redis://127.0.0.1:{server.port}/0"

@@ -512,5 +512,5 @@ def _not_made(error: BaseException, printed: str) -> BaseException:
     """Return what to raise where a sandbox could not be made."""
     if not isinstance(error, (OSError, EOFError, TimeoutError, Problem)):
         return error
-    cause = error or type(error).__name__
-    return Problem("no-capacity", f"No sandbox could be made: {cause}. {printed}", retry_after=1)
+    cause = str(error).rstrip(".") or type(error).__name__
+    return Problem("no-capacity", f"No sandbox could be made: {cause}. {printed}".rstrip(), retry_after=1)

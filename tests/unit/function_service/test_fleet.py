@@ -274,35 +274,33 @@ async def test_a_gateway_that_can_use_none_of_those_it_holds_waits_for_the_end_o
 class KilledAtStart(fake.FakeEngine):
     """Some of its first sandboxes are killed: while the function is loaded, or before it came to them."""
 
-    def __init__(self, number: int, *, untouched: bool) -> None:
+    def __init__(self, errors: list[type[EOFError]]) -> None:
         super().__init__()
-        self._number = number
-        self._error = Untouched if untouched else EOFError
+        self._errors = iter(errors)
 
     async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
         await super().attach(sandbox, assignment)
-        if self._number:
-            self._number -= 1
+        if (error := next(self._errors, None)) is not None:
             self.die(sandbox, End(None, 9, False, 0))
-            raise self._error
+            raise error
 
 
-@pytest.mark.parametrize(("number", "untouched"), [(1, False), (8, True)])
+@pytest.mark.parametrize("errors", [[EOFError], [Untouched] * 8, [Untouched] * 3 + [EOFError]])
 async def test_a_start_that_is_killed_is_made_again_for_who_waits(
-    tmp_path: Path, number: int, untouched: bool
+    tmp_path: Path, errors: list[type[EOFError]]
 ) -> None:
-    async with world(KilledAtStart(number, untouched=untouched), tmp_path) as w:
+    async with world(KilledAtStart(errors), tmp_path) as w:
         await w.deploy()
         lease = await w.fleet.acquire("f", w.gateway().peer, 1.0)
         assert [i.id for i in w.fleet.all()] == [lease.instance]
-        assert (w.engine.made, w.fleet.started, w.fleet.failed) == (number + 1, 1, 0)
+        assert (w.engine.made, w.fleet.started, w.fleet.failed) == (len(errors) + 1, 1, 0)
 
 
-@pytest.mark.parametrize(("untouched", "made"), [(False, 2), (True, 9)])
+@pytest.mark.parametrize(("error", "made"), [(EOFError, 2), (Untouched, 9)])
 async def test_starts_that_are_killed_again_and_again_are_given_up(
-    tmp_path: Path, untouched: bool, made: int
+    tmp_path: Path, error: type[EOFError], made: int
 ) -> None:
-    async with world(KilledAtStart(99, untouched=untouched), tmp_path) as w:
+    async with world(KilledAtStart([error] * 99), tmp_path) as w:
         await w.deploy()
         with pytest.raises(Problem, match=r"killed by signal 9\. That was while it started"):
             await w.fleet.acquire("f", w.gateway().peer, 1.0)

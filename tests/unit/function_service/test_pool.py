@@ -110,6 +110,27 @@ async def test_a_start_whose_snapshot_is_dropped_meanwhile_gets_a_blank_sandbox(
         assert {sandbox.interpreter for sandbox, _ in taken} == {PYTHON}
 
 
+async def test_a_snapshot_that_is_dropped_is_used_no_more_though_the_pool_is_busy() -> None:
+    engine = Held()
+
+    async def copy() -> Sandbox:
+        raise Problem("no-capacity", "The snapshot ended.")
+
+    async with pool_of(engine, 1) as pool:
+        pool.want({PYTHON.name})
+        await until(lambda: engine.making == 1)  # with all that follows behind it
+        pool.add("hello-1", copy, 0)
+        removing = asyncio.create_task(pool.remove("hello-1"))
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(pool.take("hello-1", PYTHON.name))
+        await until(lambda: engine.making == 2)
+        engine.let_go.set()
+        async with asyncio.timeout(5):
+            taken, _ = await waiting
+            await removing
+        assert taken.interpreter == PYTHON
+
+
 async def test_a_copy_that_cannot_be_made_is_the_problem_of_who_waits() -> None:
     async def copy() -> Sandbox:
         raise Problem("no-capacity", "Memory is short.")
