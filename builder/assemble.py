@@ -31,7 +31,7 @@ def plan(found: Found, tree: Tree, dependencies: str | None) -> CodePlan:
     """Return how to make the code layer of a function; `dependencies` is the digest of that layer."""
     runtime, interpreter = found.runtime, found.interpreter
     steps = runtime.assemble(found.folder, interpreter)
-    total = hashlib.sha256(FORMAT + f" code {interpreter.name}\0{tree.digest(found.path)}".encode())
+    total = hashlib.sha256(FORMAT + f" code {interpreter.key}\0{tree.digest(found.path)}".encode())
     total.update(steps_digest(steps))
     cache = runtime.compile_cache(interpreter, found.handler) if runtime.compile_cache else None
     if cache is not None:

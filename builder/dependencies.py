@@ -35,7 +35,7 @@ def plan(found: Found, index: PackageIndex) -> DependenciesPlan | None:
     wanted: Dependencies | None = found.runtime.dependencies(found.folder, found.interpreter)
     if wanted is None:
         return None
-    total = hashlib.sha256(FORMAT + f" dependencies {found.interpreter.name}\0".encode())
+    total = hashlib.sha256(FORMAT + f" dependencies {found.interpreter.key}\0".encode())
     for name, content in wanted.inputs:
         total.update(f"{name}\0{len(content)}\0".encode() + content)
     total.update(steps_digest(wanted.steps))

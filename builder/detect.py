@@ -7,6 +7,7 @@ from typing import Any
 
 from builder.limits import Limits
 from builder.manifest import MANIFEST, FunctionManifest, suggestion
+from function_service.contract import Image
 from pilotlight.ids import NAME_RULE, is_name
 from pilotlight.problems import Problem
 from runtimes.declaration import Interpreter, Runtime, choose
@@ -17,7 +18,8 @@ class Found:
     """One function of a commit.
 
     `folder` is where it lies now, `path` where in the repository ("." is its root), `values` what the
-    manifest says beyond that.
+    manifest says beyond that. Where it names an image, `image` is that name until the image was looked at
+    (see images.py), and until then `interpreter` has the version that the manifest wants, if any.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Found:
     interpreter: Interpreter
     handler: str
     values: dict[str, Any]
+    image: str | Image | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,8 @@ class _Search:
             )
             return
         interpreter = choose(self.languages.interpreters.get(family, ()), wanted)
+        if function.image is not None:
+            interpreter = Interpreter(family, wanted.removeprefix(family), "")
         if interpreter is None:
             self.errors.append(
                 f"Function {name!r} needs {wanted}, which this machine does not have (it has "
@@ -174,4 +179,6 @@ class _Search:
         elif wrong := runtime.check(folder, handler):
             self.errors.append(f"Function {name!r}: {wrong}")
         else:
-            self.found.append(Found(name, path, folder, runtime, interpreter, handler, function.values))
+            self.found.append(
+                Found(name, path, folder, runtime, interpreter, handler, function.values, function.image)
+            )

@@ -25,6 +25,12 @@ _HOST = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)*{_LABEL}")
 _RESERVED = frozenset({"PORT", "HTTPS_PROXY", "https_proxy"})
 _MAX_ENV_VALUE = 32 << 10
 _MAX_LIST = 100
+_MAX_IMAGE = 400
+_IMAGE = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]+)?/)?"  # a registry
+    r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
 
 
 class _Unexpected(Exception):  # noqa: N818  an answer, not a fault
@@ -35,8 +41,8 @@ class _Unexpected(Exception):  # noqa: N818  an answer, not a fault
 class FunctionManifest:
     """What the manifest says of one function: only the keys that it has.
 
-    `path`, `runtime` and `handler` are None where they are to be found out. `values` are further
-    members of FunctionConfig.
+    `path`, `runtime` and `handler` are None where they are to be found out, `image` where the function runs
+    in the system of the host. `values` are further members of FunctionConfig.
     """
 
     name: str
@@ -44,6 +50,7 @@ class FunctionManifest:
     runtime: str | None
     handler: str | None
     values: dict[str, Any]
+    image: str | None = None
 
 
 def _size(value: Any) -> int:
@@ -121,6 +128,12 @@ def _runtime(value: Any) -> str:
     return value
 
 
+def _image(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_IMAGE or _IMAGE.fullmatch(value) is None:
+        raise _Unexpected('the name of an image, such as "python:3.12-slim"')
+    return value
+
+
 def is_destination(text: str) -> bool:
     """Tell whether text is `host:port`, with a DNS name or an IP address (IPv6 in brackets)."""
     host, colon, port = text.rpartition(":")
@@ -189,6 +202,7 @@ KEYS: Final[dict[str, Callable[[Any], Any]]] = {
     "path": _path,
     "runtime": _runtime,
     "handler": _text,
+    "image": _image,
     "memory": _size,
     "cpu": _cpu,
     "timeout": _duration(0.1, 3600, 'a duration from 100ms to 1h, such as "10s"'),
@@ -245,9 +259,8 @@ def _function(name: str, table: Any, errors: list[str]) -> FunctionManifest | No
         errors.append(f"{where}.secrets: {twice[0]!r} stands in env too; expected it in one of them.")
     if len(errors) > before:
         return None
-    return FunctionManifest(
-        name, values.pop("path", None), values.pop("runtime", None), values.pop("handler", None), values
-    )
+    path, runtime, handler = (values.pop(key, None) for key in ("path", "runtime", "handler"))
+    return FunctionManifest(name, path, runtime, handler, values, image=values.pop("image", None))
 
 
 def shown(value: Any) -> str:

@@ -18,6 +18,7 @@ _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 _TRUST = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 _URLS = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", host_configuration.NPM_REGISTRY)
 _TOOL: Final = "/tools/package-index"
+_TRUSTED: Final = "/tools/certificates"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,14 @@ class PackageIndex:
             file.chmod(0o644)
             env[name] = f"{_TOOL}/{file.name}"
         return replace(self, env=env, mounts=(*self.mounts, Mount(str(folder), _TOOL)))
+
+    def brought_along(self) -> "PackageIndex":
+        """Return what a step in an image gets, which may have the certificates elsewhere, or none at all."""
+        folder, _, name = _CERTIFICATES.rpartition("/")
+        env = {
+            key: f"{_TRUSTED}/{name}" if value == _CERTIFICATES else value for key, value in self.env.items()
+        }
+        return replace(self, env=env, mounts=(*self.mounts, Mount(folder, _TRUSTED)))
 
     @property
     def identity(self) -> list[tuple[str, str]]:

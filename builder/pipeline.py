@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import assemble, dependencies, folders, manifest, publish
+from builder import assemble, dependencies, folders, images, manifest, publish
 from builder.detect import Found, Languages, detect
 from builder.limits import Limits
 from builder.source import Commit, Tree, extract
 from builder.steps import Say, Workshop
-from function_service.contract import Revision
+from function_service.contract import Image, Revision
 from pilotlight.ids import short_id
 from pilotlight.problems import Problem
 
@@ -80,13 +80,15 @@ class _Walk:
 
     async def _function(self, found: Found, tree: Tree, present: Revision | None) -> Revision:
         """Return the revision of one function, built and tried unless it is present as it is."""
+        found = await images.settle(found, self.workshop.builds, self.say)
         needs = await asyncio.to_thread(dependencies.plan, found, self.workshop.index)
         code = await asyncio.to_thread(assemble.plan, found, tree, needs.digest if needs else None)
         fresh = publish.revision(self.app, self.commit.id, found, code.digest, code.dependencies)
         if present is not None and present.id == fresh.id:
             await self.say(f"{found.name}: unchanged")
             return present
-        await self.say(f"{found.name}: {found.interpreter.name}, {found.handler}")
+        where = f" in {found.image.name}" if isinstance(found.image, Image) else ""
+        await self.say(f"{found.name}: {found.interpreter.name}{where}, {found.handler}")
         work = self.work / found.name
         work.mkdir(mode=0o755)
         if needs is not None:

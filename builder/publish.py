@@ -10,7 +10,7 @@ import msgspec
 
 from builder.detect import Found
 from builder.steps import Say
-from function_service.contract import PLATFORM, Access, Actor, Builds, FunctionConfig, Revision
+from function_service.contract import PLATFORM, Access, Actor, Builds, FunctionConfig, Image, Revision
 from pilotlight.problems import Problem
 
 T = TypeVar("T")
@@ -23,13 +23,17 @@ def revision(app: str, commit: str, found: Found, code: str, dependencies: str |
     config = FunctionConfig(
         name=found.name, runtime=found.interpreter.name, handler=found.handler, **found.values
     )
-    content = msgspec.json.encode((config, code, dependencies), order="deterministic")
+    image = found.image if isinstance(found.image, Image) else None
+    # What has no image is called as it was before there were any
+    identity = (config, code, dependencies) if image is None else (config, code, dependencies, image)
+    content = msgspec.json.encode(identity, order="deterministic")
     return Revision(
         id="r" + hashlib.sha256(content).hexdigest()[:12],
         app=app,
         config=config,
         code=code,
         dependencies=dependencies,
+        image=image,
         commit=commit,
         created=time.time(),
     )

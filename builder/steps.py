@@ -10,7 +10,7 @@ from typing import cast
 from builder.detect import Found
 from builder.limits import Limits
 from builder.package_index import PackageIndex
-from function_service.contract import Builds, Exit, Job, Mount, Output
+from function_service.contract import Builds, Exit, Image, Job, Mount, Output
 from pilotlight.problems import Problem
 from runtimes.declaration import Step
 
@@ -67,8 +67,12 @@ class Workshop:
 
     async def _end_of(self, found: Found, step: Step, build: Path, seen: tuple[Mount, ...], say: Say) -> Exit:
         index = self.index
+        image = found.image if isinstance(found.image, Image) and found.runtime.probe is not None else None
+        if image is not None and step.network:
+            index = index.brought_along()
         job = Job(
             runtime=found.interpreter.name,
+            image=image.id if image is not None else None,
             command=step.command,
             mounts=(
                 *seen,
@@ -76,7 +80,12 @@ class Workshop:
                 *(Mount(str(tool.folder), f"/tools/{tool.name}") for tool in step.tools),
                 *(index.mounts if step.network else ()),
             ),
-            env={"HOME": "/tmp", **(index.env if step.network else {}), **step.env},  # noqa: S108  inside
+            env={
+                **(image.env if image is not None else {}),
+                "HOME": "/tmp",  # noqa: S108  inside
+                **(index.env if step.network else {}),
+                **step.env,
+            },
             egress=index.egress if step.network else (),
             memory=self.limits.memory,
             cpu=self.limits.cpu,

@@ -6,6 +6,7 @@ import signal
 import time
 from typing import Any
 
+from function_service import interpreters
 from function_service.contract import LogLine, Revision, Stages
 from function_service.engines.base import Assignment, Engine, Sandbox, StartError, Untouched
 from function_service.instance import Instance, State, explain
@@ -26,6 +27,7 @@ _LAST_WORDS = 0.5  # seconds to read what a dead process has printed
 _NATIVE_LIMIT = 10.0  # seconds within which a native program must listen
 _PATIENCE = 60.0  # seconds that a push at least waits for a sandbox, since no caller does
 _MARGIN = 0.1  # seconds by which the cause of a late start comes before the caller's own deadline
+_OF_THE_HOST = {"SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt"}  # an image may have it elsewhere
 _RETRIES = 8  # as many sandboxes may turn out to be dead; all that wait are when their zygote was killed
 _LOADING = _RETRIES // 2 + 1  # what a start costs whose code was being loaded: it is tried twice, no more
 _NOTICED = 0.005  # seconds until what was killed is known to be gone everywhere
@@ -96,7 +98,7 @@ async def _start(
     patience = wait if called else max(wait, _PATIENCE)
     try:
         async with asyncio.timeout(patience):
-            sandbox, stages = await pool.take(revision.id, revision.config.runtime)
+            sandbox, stages = await pool.take(revision.id, interpreters.key(revision))
     except TimeoutError:
         raise Problem(
             "no-capacity",
@@ -178,7 +180,7 @@ def assignment_of(revision: Revision, layers: LayerStore, secrets: dict[str, str
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "HOME": "/tmp",  # noqa: S108  the sandbox's own
         "LANG": "C.UTF-8",
-        "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",
+        **(_OF_THE_HOST if revision.image is None else revision.image.env),
         **config.env,
         **{name: secrets[name] for name in config.secrets},
         "PILOTLIGHT_FUNCTION": config.name,

@@ -39,6 +39,16 @@ class FunctionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     secrets: tuple[str, ...] = ()
 
 
+class Image(Struct, frozen=True, kw_only=True, tag=True):
+    """An image of Docker's that a function runs in, as it was when that was pushed."""
+
+    name: str  # as the manifest has it
+    id: str  # of the content, so that it never means another one
+    runtime: str  # with the version that is in it, such as "python3.12"
+    executable: str  # of that runtime, in the image; empty for programs that need none
+    env: dict[str, str] = {}  # what the image sets
+
+
 class Revision(Struct, frozen=True, kw_only=True):
     """One immutable build of a function; `id` is a digest of everything else but commit and time."""
 
@@ -47,6 +57,7 @@ class Revision(Struct, frozen=True, kw_only=True):
     config: FunctionConfig
     code: str  # digest of the layer with the function's own files
     dependencies: str | None = None  # digest of the layer with what it depends on
+    image: Image | None = None  # None for the system of the host
     commit: str  # the latest by which a push has made it live
     created: float  # seconds since the epoch; the one that a push made live last has the greatest
 
@@ -490,7 +501,7 @@ class Mount(Struct, frozen=True):
 class Job(Struct, frozen=True, kw_only=True):
     """A one-shot run in a sandbox: one step of a build."""
 
-    runtime: str  # whose interpreter must be there, such as "python3.11"
+    runtime: str  # whose interpreter must be there (but for an image), such as "python3.11"
     command: tuple[str, ...]
     mounts: tuple[Mount, ...]
     env: dict[str, str] = {}
@@ -500,6 +511,7 @@ class Job(Struct, frozen=True, kw_only=True):
     timeout: float = 300.0  # seconds
     output_limit: int = 1 << 30  # bytes that the writable mounts may grow to
     egress: tuple[str, ...] = ()
+    image: str | None = None  # the id of the image to run in
 
 
 class Output(Struct, frozen=True, tag=True):
@@ -529,6 +541,14 @@ class Builds(Protocol):
 
     def run(self, job: Job) -> AsyncIterator[Output | Exit]:
         """Run a job, yield what it prints, at last one Exit. Leaving the stream kills the job."""
+        ...
+
+    def image(self, name: str, runtime: str) -> AsyncIterator[Output | Image]:
+        """Find an image on this machine, else pull it, and see what it has for a runtime (such as "python").
+
+        Yields what there is to tell of that, at last one Image. Raises Problem `build-failed` that says what
+        is wrong with the image or its name, `invalid-request` where the engine has no images.
+        """
         ...
 
     async def has_layer(self, digest: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from function_service import coldstart, scaler
+from function_service import coldstart, images, interpreters, scaler
 from function_service.contract import Ended, Lease, Recall, Revision, RouteTable, Stages, Wanted
 from function_service.engines.base import Engine, Survivor
 from function_service.instance import Instance, State
@@ -361,6 +361,7 @@ class Fleet:
 
     async def _cold_start(self, revision: Revision, wait: float, logs: LogBook | None) -> Instance:
         try:
+            self._know_image(revision)
             instance = await coldstart.run(
                 revision,
                 self._pool,
@@ -378,6 +379,12 @@ class Fleet:
         self.started += 1
         self.observe(revision.config.runtime, instance.stages)
         return instance
+
+    def _know_image(self, revision: Revision) -> None:
+        """Have the pool know what a revision runs in. Raises Problem where this engine has no images."""
+        images.check(self._engine, revision)
+        if revision.image is not None:
+            self._pool.know(interpreters.of_image(revision.image))
 
     async def rehearse(self, revision: Revision, wait: float) -> None:
         """Start an instance that nobody is given, and end it. Raises Problem.
@@ -464,6 +471,9 @@ class Fleet:
         stale = [i for i in self.all() if i.function not in live or live[i.function].id != i.revision.id]
         self.drain(stale, "another revision is live")
         self._keeper.live(list(live.values()), clock.steady())
+        if self._engine.images is not None:
+            for revision in live.values():
+                self._know_image(revision)
         self._retry_at.clear()
         self._demote()
         self._snapshots.keep({r.id for r in live.values()})

@@ -31,6 +31,7 @@ async def trace(
         mounts.append(Mount(str(layers.path(revision.dependencies)), "/dependencies"))
     job = Job(
         runtime=config.runtime,
+        image=interpreter.image,
         command=runtime.imports.command(interpreter, config.handler),
         mounts=tuple(mounts),
         env={

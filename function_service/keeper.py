@@ -7,6 +7,7 @@ still decides how long a blank sandbox of their runtime waits. `scaler.py` turns
 import math
 from dataclasses import dataclass
 
+from function_service import interpreters
 from function_service.contract import Revision
 from function_service.policies import Decision, Fixed, History, Layer, Policy
 from function_service.scaler import LEAD, Goal
@@ -110,19 +111,23 @@ class Keeper:
         return Goal(revision.id, revision.config.min_instances, decision, idle, known.evicted)
 
     def runtimes(self, now: float) -> set[str]:
-        """Return the runtimes of which blank sandboxes shall wait.
+        """Return the keys of the interpreters (see Interpreter) of which blank sandboxes shall wait.
 
         A policy that knows no layers leaves that to the platform, which keeps them for all live functions.
         One function that is worth a sandbox is enough for all of its runtime, and the one called last is the
         likeliest, so others are not looked at as a rule.
         """
         if not self._policy.demotes:
-            return {revision.config.runtime for revision in self._revisions.values()}
+            return {interpreters.key(revision) for revision in self._revisions.values()}
         held: set[str] = set()
         for name in reversed(self._functions):
             revision = self._revisions.get(name)
-            if revision and revision.config.runtime not in held and self._holds(self._functions[name], now):
-                held.add(revision.config.runtime)
+            if (
+                revision
+                and interpreters.key(revision) not in held
+                and self._holds(self._functions[name], now)
+            ):
+                held.add(interpreters.key(revision))
         return held
 
     def _holds(self, known: _Function, now: float) -> bool:

@@ -18,6 +18,7 @@ from runtimes.declaration import Interpreter
 _log = logging.getLogger(__name__)
 _BREATH = 0.001  # seconds after a start, in which the call that has waited for it goes on
 _RETRY = 1.0  # seconds after a sandbox could not be made
+_OF_AN_IMAGE = 1  # blank sandboxes that wait, of each runtime in it
 _AT_ONCE = 2 * len(os.sched_getaffinity(0))  # of one kind, for those who wait; more only hold each other up
 
 
@@ -64,8 +65,15 @@ class Pool:
                 await self._discard(blank.pop())
         await asyncio.gather(*self._discarding)
 
+    def know(self, interpreter: Interpreter) -> None:
+        """Have an interpreter of an image among those that sandboxes are made for."""
+        if interpreter.key not in self._interpreters:
+            name = interpreter.key
+            self._interpreters[name], self._blank[name] = interpreter, []
+            self._sizes[name], self._turns[name] = _OF_AN_IMAGE, asyncio.Semaphore(_AT_ONCE)
+
     def want(self, names: set[str]) -> None:
-        """Keep sandboxes ready for these interpreters, and for no others."""
+        """Keep sandboxes ready for the interpreters with these keys, and for no others."""
         wanted = (names & self._interpreters.keys()) | (self._wanted & self._copiers.keys())
         if wanted != self._wanted:
             self._wanted = wanted

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from function_service import debugging, imports, stories
+from function_service import debugging, images, imports, interpreters, stories
 from function_service.audit import AuditLog
 from function_service.contract import (
     PLATFORM,
@@ -19,6 +19,7 @@ from function_service.contract import (
     Exit,
     FunctionStatus,
     Guarantee,
+    Image,
     Imported,
     InstanceStatus,
     Job,
@@ -344,7 +345,8 @@ class ControlDoor:
     async def imports(self, function: str) -> list[Imported]:
         """Tell what a function's import is made of."""
         revision = self._registry.live(function)
-        interpreter = next((i for i in self._interpreters if i.name == revision.config.runtime), None)
+        images.check(self._engine, revision)
+        interpreter = interpreters.of(revision, self._interpreters)
         if interpreter is None:
             raise Problem("init-failed", f"This machine has no {revision.config.runtime}.")
         runtime = load_all()[interpreter.runtime]
@@ -432,6 +434,8 @@ class BuildsDoor:
         for mount in job.mounts:
             if mount.writable:
                 self._below_builds(mount.source)
+        if job.image is not None:
+            images.source(self._engine)
         began = time.perf_counter()
         succeeded = False
         try:
@@ -441,6 +445,12 @@ class BuildsDoor:
                     yield item
         finally:
             self._metrics.built(time.perf_counter() - began, succeeded=succeeded)
+
+    async def image(self, name: str, runtime: str) -> AsyncGenerator[Output | Image]:
+        """Find an image (see contract)."""
+        async with contextlib.aclosing(images.resolve(self._engine, name, runtime)) as items:
+            async for item in items:
+                yield item
 
     async def has_layer(self, digest: str) -> bool:
         """Tell whether a layer is there."""

@@ -14,8 +14,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import runtimes.declaration
-from function_service import coldstart
+from function_service import coldstart, images, interpreters
 from function_service.audit import AuditLog
 from function_service.contract import (
     PLATFORM,
@@ -108,8 +107,9 @@ class Shells:
         if len(self._shells) + self._starting >= _MOST:
             detail = f"{_MOST} shells are open, which is the most. Close one: `pilotlight ps` shows them."
             raise Problem("no-capacity", detail, retry_after=10)
+        images.check(self._engine, revision)
         config = revision.config
-        interpreter = runtimes.declaration.choose(self._interpreters, config.runtime)
+        interpreter = interpreters.of(revision, self._interpreters)
         if interpreter is None:
             raise Problem("init-failed", f"This machine has no {config.runtime}.")
         assignment = coldstart.assignment_of(revision, self._layers, self._registry.secrets)

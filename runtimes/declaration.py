@@ -13,17 +13,23 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Interpreter:
-    """One version of a language that this machine has."""
+    """One version of a language that this machine has, or an image."""
 
     runtime: str  # "python"
     version: str  # "3.11"; empty where there is none to tell apart
     executable: str  # absolute path, the same inside and outside
     folder: str | None = None  # what must be mounted beside the system folders, if it lies elsewhere
+    image: str | None = None  # the id of the image that it lies in; None for this machine
 
     @property
     def name(self) -> str:
         """The name by which a manifest pins it, such as `python3.11`."""
         return self.runtime + self.version
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others; for one of this machine it is the name."""
+        return self.name if self.image is None else f"{self.name}@{self.image}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,18 @@ class Imports:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """How to learn which version of a language an image has: a command in it, and how its output is read.
+
+    `command(wanted)` is for what the manifest says, such as "python3.12". `read` raises ValueError, whose
+    text is what is wrong with the version that is there.
+    """
+
+    command: Callable[[str], tuple[str, ...]]
+    read: Callable[[Iterable[str]], Interpreter]
+
+
+@dataclass(frozen=True)
 class Debugger:
     """How an editor gets at functions of a language: the shim listens for it on a port of loopback.
 
@@ -108,8 +126,9 @@ class Runtime:
     `dependencies(folder, interpreter)` and `assemble(folder, interpreter)` return the build of the two
     parts of the code layer; `assemble` fills /build with the function's own files.
     `compile_cache(interpreter, handler)` is there where code is compiled by loading it.
-    `boot(interpreter)` is the command that starts the shim; None where the engine forks it (`forkable`)
-    or where the function itself is the program.
+    `boot(interpreter)` is the command that starts the shim; None where the engine forks it (`forkable`),
+    which it can do with one of this machine only, or where the function itself is the program.
+    `probe` finds the language's interpreter in an image; without it, builds need none there.
     `imports` is there where the language can tell what each import costs, `debugger` where it has one.
     """
 
@@ -127,6 +146,7 @@ class Runtime:
     compile_cache: Callable[[Interpreter, str], CompileCache | None] | None = None
     imports: Imports | None = None
     debugger: Debugger | None = None
+    probe: Probe | None = None
 
 
 def load_all() -> dict[str, Runtime]:

@@ -109,11 +109,11 @@ def _between(prefix: Path, library: Path) -> list[Path]:
 
 def _is_for_this_system(executable: Path) -> bool:
     """Tell a program whose loader is the system's from a script, and from one of another system (Nix)."""
-    loader = _loader(executable)
+    loader = loader_of(executable)
     return loader is not None and loader.exists() and loader.parts[1].startswith(("lib", "usr"))
 
 
-def _loader(executable: Path) -> Path | None:
+def loader_of(executable: Path) -> Path | None:
     """Return the loader that a program names, elf(5); None for what is no program, or names none."""
     with executable.open("rb") as file:
         head = file.read(64)

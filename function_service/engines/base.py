@@ -74,11 +74,35 @@ class Survivor:
     note: str
 
 
+@dataclass(frozen=True)
+class FoundImage:
+    """An image that is on this machine: its id, and the environment that it sets."""
+
+    id: str
+    env: dict[str, str]
+
+
+class ImageSource(Protocol):
+    """The images of an engine: interpreters whose `image` is the id of one of them can be given to it."""
+
+    def find(self, name: str) -> AsyncGenerator[Output | FoundImage, None]:
+        """Look for an image by its name or id, pull it where it is not there; yield how that goes, then it.
+
+        Raises Problem `build-failed`. It ends when the stream is left.
+        """
+        ...
+
+
 class Engine(Protocol):
     """How sandboxes are made. Between `start` and `close`, any call may be made at any time."""
 
     forks: bool
     """Whether there are snapshots: `snapshot` and `restore` are called only then."""
+
+    @property
+    def images(self) -> ImageSource | None:
+        """Where the images are that functions can run in; None where there are none."""
+        ...
 
     async def start(self) -> list[Survivor]:
         """Clean what a former run left behind, and get ready. Raises Problem where this can't work here.

@@ -10,7 +10,16 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from function_service.contract import Exit, Guarantee, Job, Output, Stages, Terminal
-from function_service.engines.base import Assignment, End, Sandbox, StartError, Survivor, Untouched, Use
+from function_service.engines.base import (
+    Assignment,
+    End,
+    ImageSource,
+    Sandbox,
+    StartError,
+    Survivor,
+    Untouched,
+    Use,
+)
 from pilotlight.ids import short_id
 from runtimes.declaration import Interpreter
 
@@ -20,6 +29,7 @@ class FakeEngine:
 
     name = "fake"
     forks = True
+    images: ImageSource | None = None
 
     def __init__(self) -> None:
         self.sandboxes: dict[str, Sandbox] = {}

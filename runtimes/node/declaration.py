@@ -4,11 +4,12 @@ import functools
 import json
 import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from runtimes import places
-from runtimes.declaration import CompileCache, Debugger, Dependencies, Interpreter, Runtime, Step, Tool
+from runtimes.declaration import CompileCache, Debugger, Dependencies, Interpreter, Probe, Runtime, Step, Tool
 
 _FOLDER = Path(__file__).parent
 _PLACES = (Path("/usr/bin/node"), Path("/usr/local/bin/node"))
@@ -97,10 +98,15 @@ def _wanted(folder: Path) -> dict[str, Any]:
 
 def dependencies(folder: Path, interpreter: Interpreter) -> Dependencies | None:
     """Return how npm makes the layer that package.json asks for, by its lock file where there is one."""
-    # Any npm serves an installation without one of its own, and `check` has seen that there is one
-    npm = next(filter(None, map(_npm, (interpreter, *find()))), None)
-    if npm is None or not _wanted(folder):
+    if not _wanted(folder):
         return None
+    if interpreter.image is None:
+        # Any npm serves an installation without one of its own, and `check` has seen that there is one
+        npm = next(filter(None, map(_npm, (interpreter, *find()))), None)
+        if npm is None:
+            return None
+    else:
+        npm = Path(interpreter.executable).with_name("npm")
     inputs = tuple((name, (folder / name).read_bytes()) for name in _INPUTS if (folder / name).is_file())
     locked = any(name in _LOCKS for name, _ in inputs)
     install = Step(
@@ -138,6 +144,22 @@ def boot(interpreter: Interpreter) -> tuple[str, ...] | None:
     return (interpreter.executable, "/runtime/node/shim.mjs")
 
 
+def probe(wanted: str) -> tuple[str, ...]:  # noqa: ARG001
+    """Return the command that tells which Node an image has."""
+    return ("node", "-p", "JSON.stringify([process.versions.node.split('.')[0], process.execPath])")
+
+
+def read_probe(lines: Iterable[str]) -> Interpreter:
+    """Read what it printed (see Probe)."""
+    try:
+        version, executable = json.loads("".join(lines))
+    except ValueError:
+        raise ValueError("its `node` is no Node") from None
+    if int(version) < _OLDEST:
+        raise ValueError(f"its Node is {version}, and {_OLDEST} is the oldest that functions can have")
+    return Interpreter("node", version, executable)
+
+
 def configuration(port: int, folder: str) -> dict[str, Any]:
     """Return what VS Code needs to attach (see Debugger)."""
     return {
@@ -164,4 +186,5 @@ RUNTIME = Runtime(
     boot=boot,
     compile_cache=compile_cache,
     debugger=Debugger(9229, configuration),
+    probe=Probe(probe, read_probe),
 )

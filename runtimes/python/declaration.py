@@ -3,17 +3,19 @@
 import functools
 import hashlib
 import importlib.util
+import json
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pip
 
 from runtimes import places
-from runtimes.declaration import Debugger, Dependencies, Imports, Interpreter, Runtime, Step, Tool
+from runtimes.declaration import Debugger, Dependencies, Imports, Interpreter, Probe, Runtime, Step, Tool
 from runtimes.python import importing
 from runtimes.python.recognition import check, recognise
 
@@ -28,6 +30,9 @@ _PROBE = (
     "print('%d.%d' % sys.version_info[:2] if whole else '')"
 )
 _PROBE_SECONDS = 10.0
+_IMAGE_PROBE = (
+    "import asyncio, json, ssl, sys; print(json.dumps(['%d.%d' % sys.version_info[:2], sys.executable]))"
+)
 _BUILD = Tool("python-build", _FOLDER / "build")
 _PIP = Tool("pip", Path(pip.__file__).parent)
 _INCLUDES = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)[\s=]*(\S+)")
@@ -159,9 +164,28 @@ def assemble(folder: Path, interpreter: Interpreter) -> tuple[Step, ...]:  # noq
     return (Step("Copy and compile", command, tools=(_BUILD,)),)
 
 
-def boot(interpreter: Interpreter) -> tuple[str, ...] | None:  # noqa: ARG001
-    """Return None: engines fork Python."""
-    return None
+def boot(interpreter: Interpreter) -> tuple[str, ...] | None:
+    """Return None, since engines fork Python; where it is an image's, the command that starts the shim."""
+    if interpreter.image is None:
+        return None
+    return (interpreter.executable, "-I", "-S", "-B", "/runtime/python/pilotlight_shim.py")
+
+
+def probe(wanted: str) -> tuple[str, ...]:
+    """Return the command that tells which Python an image has."""
+    program = "python3" if wanted == "python" else wanted
+    return (program, "-I", "-S", "-B", "-c", _IMAGE_PROBE)
+
+
+def read_probe(lines: Iterable[str]) -> Interpreter:
+    """Read what it printed (see Probe)."""
+    try:
+        version, executable = json.loads("".join(lines))
+    except ValueError:
+        raise ValueError("its Python lacks a part of the standard library, such as asyncio or ssl") from None
+    if int(version.partition(".")[2]) < _OLDEST or not version.startswith("3."):
+        raise ValueError(f"its Python is {version}, and 3.{_OLDEST} is the oldest that functions can have")
+    return Interpreter("python", version, executable)
 
 
 def find_debugger() -> Tool | None:
@@ -192,6 +216,7 @@ RUNTIME = Runtime(
     dependencies=dependencies,
     assemble=assemble,
     boot=boot,
+    probe=Probe(probe, read_probe),
     imports=Imports(importing.command, importing.read),
     debugger=Debugger(
         5678,

@@ -1,11 +1,11 @@
-"""The whole platform on Docker, with either store: pushes that are built in containers, calls, state, a shell; and nothing is left."""
+"""The whole platform on Docker, with either store: pushes built in containers and images, calls, state, a shell."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from tests.support import redis_server, service
+from tests.support import images, redis_server, service
 from tests.support.apps import App, call
 from tests.support.platform import Up
 
@@ -43,4 +43,20 @@ def test_an_app_is_built_called_and_gone_again(tmp_path: Path, store: str) -> No
         assert len(service.containers(up.data.label)) > 0
         assert up.stop() == 0
         assert "engine=docker" in up.log.read_text()
+        assert service.containers(up.data.label) == set()
+
+
+def test_an_app_is_built_and_called_in_an_image_of_its_own(tmp_path: Path) -> None:
+    image = "pilotlight-test-pushed:1"
+    source = COUNTER.replace('"user": os.getuid()', '"marked": open("/marked").read()')
+    manifest = f'{MANIFEST}image = "{image}"\n'
+    with images.imported(image, images.of_python()), Up(tmp_path, ("--engine", "docker")) as up:
+        app = App.make(up, "boxed", {"counter/handler.py": source, "pilotlight.toml": manifest})
+        app.deploy()
+        answer = call(up, "counter")
+        assert answer.status == 200, answer
+        assert json.loads(answer.text)["marked"] == images.MARK
+        shell = up.run("shell", "counter", "--", "cat", "/marked")
+        assert shell.stdout == images.MARK, shell.stderr
+        assert up.stop() == 0
         assert service.containers(up.data.label) == set()

@@ -19,17 +19,33 @@ import pytest
 import pytest_asyncio
 
 from runtimes.declaration import load_all
+from tests.support import images, shells
 from tests.support import service as support
-from tests.support import shells
-from tests.support.attacks import TRY, appeared, deploy_probes, deploy_snapshot, kept, kinds, processes_with
+from tests.support.attacks import (
+    TRY,
+    appeared,
+    deploy_guest,
+    deploy_probes,
+    deploy_snapshot,
+    kept,
+    kinds,
+    processes_with,
+)
 from tests.support.service import Service
+
+GUEST = "pilotlight-test-attacked:1"
 
 
 @pytest_asyncio.fixture(params=support.engines(), scope="module", loop_scope="module")
 async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
-    async with support.running(request.param) as running:
+    async with contextlib.AsyncExitStack() as stack:
+        if request.param == support.DOCKER:
+            stack.enter_context(images.imported(GUEST, images.of_python()))
+        running = await stack.enter_async_context(support.running(request.param))
         await deploy_probes(running)
         await deploy_snapshot(running, "restored")
+        if request.param == support.DOCKER:
+            await deploy_guest(running, "guest", GUEST)
         yield WithShells(running.data, running.client, running.process, running.python, running.mode)
 
 
@@ -55,9 +71,11 @@ def function(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["probe", "native", "restored", "shell"])
-def python(request: pytest.FixtureRequest) -> str:
-    """What runs Python: such a function, or the command of a shell."""
+@pytest.fixture(params=["probe", "native", "restored", "shell", "guest"])
+def python(request: pytest.FixtureRequest, service: Service) -> str:
+    """What runs Python: such a function, the command of a shell, or a function in an image of its own."""
+    if request.param == "guest" and service.mode != support.DOCKER:
+        pytest.skip("images are Docker's")
     return str(request.param)
 
 

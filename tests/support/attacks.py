@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+from function_service.contract import Image
 from tests.support import service as support
 from tests.support.service import Service
 
@@ -73,6 +74,13 @@ async def deploy_probes(service: Service) -> None:
     for name in await service.client.builds.runtimes():
         if name.startswith("node"):
             await service.deploy("node", {"handler.mjs": NODE_PROBE}, runtime=name, handler="handler.mjs")
+
+
+async def deploy_guest(service: Service, name: str, image: str) -> None:
+    """Make a probe live that runs in an image, under the Python in there."""
+    found = [item async for item in service.client.builds.image(image, "python")][-1]
+    assert isinstance(found, Image)
+    await service.deploy(name, {"handler.py": support.PROBE}, runtime=found.runtime, image=found)
 
 
 async def deploy_snapshot(

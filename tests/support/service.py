@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from function_service.client import FunctionServiceClient
-from function_service.contract import FunctionConfig, Lease, Revision
+from function_service.contract import FunctionConfig, Image, Lease, Revision
 from pilotlight import sockets, trees
 from pilotlight.datafolder import DataFolder
 from runtimes.declaration import load_all
@@ -84,7 +84,13 @@ class Service:
         return revision
 
     async def prepare(
-        self, name: str, files: dict[str, str], *, handler: str = "handler:handle", **config: Any
+        self,
+        name: str,
+        files: dict[str, str],
+        *,
+        handler: str = "handler:handle",
+        image: Image | None = None,
+        **config: Any,
     ) -> Revision:
         """Make the layer of a revision."""
         digest = "code-" + hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
@@ -98,9 +104,15 @@ class Service:
             self.give(folder)
             await self.client.builds.seal_layer(digest, str(folder), name)
         settings = FunctionConfig(name=name, handler=handler, **({"runtime": self.python} | config))
-        identity = hashlib.sha256(repr((settings, digest)).encode()).hexdigest()[:12]
+        identity = hashlib.sha256(repr((settings, digest, image)).encode()).hexdigest()[:12]
         return Revision(
-            id=f"r{identity}", app=name, config=settings, code=digest, commit=identity, created=time.time()
+            id=f"r{identity}",
+            app=name,
+            config=settings,
+            code=digest,
+            image=image,
+            commit=identity,
+            created=time.time(),
         )
 
     def give(self, folder: Path) -> None:

@@ -88,6 +88,10 @@ def test_what_is_not_said_keeps_its_default():
             'keep_alive = "always"',
             'functions.a.keep_alive = "always": expected "auto" or a duration from 0s to 24h, such as "5m".',
         ),
+        (
+            'image = "python 3"',
+            'functions.a.image = "python 3": expected the name of an image, such as "python:3.12-slim".',
+        ),
         ('access = "all"', 'functions.a.access = "all": expected "key", "public" or "internal".'),
         (
             'path = "../b"',
@@ -216,7 +220,7 @@ def test_every_key_is_documented_with_a_default_and_an_example_that_parses(key):
     assert "a" in functions
 
 
-@pytest.mark.parametrize("key", sorted(KEYS.keys() - {"path", "runtime", "handler"}))
+@pytest.mark.parametrize("key", sorted(KEYS.keys() - {"path", "runtime", "handler", "image"}))
 def test_every_documented_default_is_the_one_that_holds(key):
     written = section(key).split("Default: `")[1].split("`")[0]
     value = tomllib.loads(f"x = {written}")["x"]
@@ -230,7 +234,10 @@ def test_no_key_is_documented_that_does_not_exist():
 
 
 def test_every_key_of_a_config_has_a_manifest_key():
-    assert set(FunctionConfig.__struct_fields__) - {"name"} == KEYS.keys() - {"path"}
+    assert set(FunctionConfig.__struct_fields__) - {"name"} == KEYS.keys() - {
+        "path",
+        "image",
+    }  # the latter is the revision's
 
 
 def test_the_documented_limits_are_those_that_hold():
@@ -250,3 +257,27 @@ def test_the_documented_limits_are_those_that_hold():
         f"| waiting for another push to the same app | {limits.turn:.0f} seconds |",
     ):
         assert line in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "python",
+        "python:3.12-slim",
+        "ghcr.io/owner/some_name:v1",
+        "localhost:5000/a/b",
+        "Registry.example:443/a--b:T",
+        "a@sha256:" + "0" * 64,
+        "a:1@sha256:" + "f" * 64,
+    ],
+)
+def test_images_are_named_as_docker_names_them(name):
+    assert parse(f'[functions.a]\nimage = "{name}"'.encode())["a"].image == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Python", "a b", "a:", "-a", "a@sha256:0", "a/../b", "a\\nb", "a:" + "x" * 200]
+)
+def test_what_docker_would_not_take_for_an_image_is_refused(name):
+    (_, error) = refused(f'[functions.a]\nimage = "{name}"')
+    assert "functions.a.image" in error

@@ -7,12 +7,7 @@ from typing import Any
 import docker.types
 
 from function_service.engines.docker.daemon import LABEL
-from function_service.engines.docker.image import INSIDE
 
-_COMMAND = (
-    f"import sys; sys.path.insert(0, {INSIDE!r}); from function_service.engines.docker.inside import main; "
-    f"sys.path.remove({INSIDE!r}); main()"
-)
 _LOG = {
     "Type": "json-file",
     "Config": {"max-size": "64k", "max-file": "1"},
@@ -26,24 +21,20 @@ class Plan:
     name: str
     label: str  # of the data folder
     image: str
-    python: str  # what runs its process 1
+    command: tuple[str, ...]  # its process 1
     user: int
     memory: int  # bytes
     processes: int
     control: Path  # a folder, shown at /run until the container is furnished
-    shown: tuple[str, ...]  # folders of the host, at the same place
-    hidden: tuple[str, ...]  # folders below them, covered by `empty`
-    empty: Path
+    shown: tuple[tuple[str, str], ...]  # folders of the host, and where they are seen, read-only
     runtime: str  # an OCI runtime that dockerd knows; empty for its usual one
 
 
 def create(client: Any, plan: Plan) -> None:
     """Create it. Raises docker.errors.DockerException."""
-    places = [(path, path, True) for path in plan.shown]
-    places += [(str(plan.empty), path, True) for path in plan.hidden]
-    places.append(
-        (str(plan.control), "/run", False)
-    )  # a socket there can't be connected to where it is read-only
+    places = [(of, at, True) for of, at in plan.shown]
+    # A socket there can't be connected to where it is read-only
+    places.append((str(plan.control), "/run", False))
     host = client.create_host_config(
         mounts=[docker.types.Mount(at, of, type="bind", read_only=ro) for of, at, ro in places],
         tmpfs={"/tmp": "rw,exec,nosuid,nodev,size=64m,mode=1777"},  # noqa: S108  the container's own
@@ -64,13 +55,16 @@ def create(client: Any, plan: Plan) -> None:
     )
     client.create_container(
         plan.image,
-        [plan.python, "-I", "-S", "-B", "-c", _COMMAND],
+        list(plan.command[1:]),
+        entrypoint=[plan.command[0]],  # else that of the image comes first
         name=plan.name,
         hostname="function",
         user=f"{plan.user}:{plan.user}",
         working_dir="/",
         stop_signal="SIGKILL",  # so that the end of dockerd itself takes no time
         labels={LABEL: plan.label},
-        environment={"LC_ALL": "C.UTF-8"},
+        # What an image sets for its own programs is not for process 1, which is the host's
+        environment={"LC_ALL": "C.UTF-8", "LD_PRELOAD": "", "LD_LIBRARY_PATH": ""},
+        healthcheck={"Test": ["NONE"]},  # what the image says there would run beside functions
         host_config=host,
     )

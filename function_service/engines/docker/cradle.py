@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import struct
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,16 @@ class Cradle:
         self._descriptors: list[int] = []  # of the container, once it is there
         self._given_up = False
 
-    async def begin(self, daemon: Daemon, plan: Plan, order: dict[str, Any]) -> Blank:
-        """Create and start the container, give it its order, and wait until it is blank.
+    async def begin(
+        self,
+        daemon: Daemon,
+        plan: Plan,
+        order: dict[str, Any],
+        furnish: Callable[[int], Awaitable[None]],
+    ) -> Blank:
+        """Create and start the container, have it furnished, give it its order, wait until it is blank.
 
+        It is furnished, by its pidfd, before its runtime boots, which may be code of a foreign image.
         Raises Problem, docker.errors.ImageNotFound, OSError, EOFError.
         """
         await daemon.call(lambda client: self._start(client, plan))
@@ -64,6 +72,7 @@ class Cradle:
         control = self._control = Channel(connection)
         pidfd = os.pidfd_open(pid)
         self._descriptors.append(pidfd)
+        await furnish(pidfd)
         control.send(order, [self._listener.fileno(), self._output_write])
         self._let_go()
         message, received = await control.receive()

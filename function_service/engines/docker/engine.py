@@ -19,14 +19,17 @@ from typing import Any
 import docker.errors
 
 import runtimes.declaration
+from function_service import interpreters
 from function_service.contract import Exit, Guarantee, Job, Output, Stages, Terminal
 from function_service.engines import attaching
-from function_service.engines.base import Assignment, End, Sandbox, Survivor, Untouched, Use
-from function_service.engines.docker import guarantees
+from function_service.engines.base import Assignment, End, ImageSource, Sandbox, Survivor, Untouched, Use
+from function_service.engines.docker import guarantees, guest
 from function_service.engines.docker.container import Plan
 from function_service.engines.docker.cradle import Cradle
 from function_service.engines.docker.daemon import Daemon, Ending
+from function_service.engines.docker.guest import Root
 from function_service.engines.docker.image import HostImage
+from function_service.engines.docker.images import Images
 from function_service.engines.docker.mounter import Mounter
 from function_service.engines.embedded import cgroup, container, debug, jobs, syscalls
 from function_service.engines.embedded import sandbox as inside
@@ -90,6 +93,7 @@ class DockerEngine:
         self._runtimes: dict[str, Runtime] = runtimes.declaration.load_all()
         self._daemon = Daemon(data.label)
         self._image = HostImage(self._daemon)
+        self._images = Images(self._daemon)
         self._mounter = Mounter()
         self._grants = Grants(data.socket("listeners"))
         self._users = Users(0, 0)
@@ -100,6 +104,11 @@ class DockerEngine:
         self._background: set[asyncio.Task[None]] = set()
         self._next_user = 0
         self._taken: set[int] = set()  # users
+
+    @property
+    def images(self) -> ImageSource | None:
+        """The images of dockerd."""
+        return self._images
 
     @property
     def _folders(self) -> Path:
@@ -129,6 +138,7 @@ class DockerEngine:
         self._by_systemd = information["CgroupDriver"] == "systemd"
         shutil.rmtree(self._folders, ignore_errors=True)
         (self._folders / "empty").mkdir(parents=True, mode=0o755)
+        await asyncio.to_thread(guest.prepare, self._folders, self._interpreters)
         for leftover in self._data.instances.iterdir():
             leftover.unlink()
         # What a job was building when a former run ended belongs to the user of its container still
@@ -179,7 +189,7 @@ class DockerEngine:
         """Make a blank container (see base.Engine)."""
         runtime = self._runtimes[interpreter.runtime]
         command = runtime.boot(interpreter)
-        kind = "fork" if runtime.forkable else "exec"
+        kind = "fork" if runtime.forkable and interpreter.image is None else "exec"
         order = {
             "kind": kind,
             "boot": list(command) if command else None,
@@ -220,15 +230,32 @@ class DockerEngine:
         try:
             cradle = Cradle(f"{self._data.label}-{name}", folder, instance)
             async with asyncio.timeout(_BLANK_DEADLINE):
-                plan = await self._plan(interpreter, cradle.name, folder, user, processes)
-                blank = await cradle.begin(self._daemon, plan, order)
-                group = cgroup.of(blank.pid)
+                root = await self._root(interpreter)
+                plan = Plan(
+                    name=cradle.name,
+                    label=self._data.label,
+                    image=root.image,
+                    command=root.command,
+                    user=user,
+                    memory=_USUAL_MEMORY,
+                    processes=processes,
+                    control=folder,
+                    shown=root.shown,
+                    runtime=self._runtime,
+                )
                 furnish = {
-                    "binds": list(plan.shown),
+                    "binds": root.kept,
+                    "gone": root.gone,
                     "terminal": order["kind"] == "shell",
                     "tmp": inside.TMP_SIZE,
                 }
-                await self._mounter.order({"furnish": furnish}, [blank.pidfd])
+                blank = await cradle.begin(
+                    self._daemon,
+                    plan,
+                    order,
+                    lambda pidfd: self._mounter.order({"furnish": furnish}, [pidfd]),
+                )
+                group = cgroup.of(blank.pid)
             cradle.furnished()
         except BaseException as error:
             self._taken.discard(user)
@@ -239,6 +266,8 @@ class DockerEngine:
                 if isinstance(error, EOFError):  # it has ended by itself, and may say why
                     said = await self._daemon.said(cradle.name) + cradle.printed()
                 cradle.abandon(self._daemon)
+            if isinstance(error, docker.errors.ImageNotFound) and interpreter.image is not None:
+                raise self._images.lost(interpreter.image) from error
             raise _not_made(error, said) from error
         handle = Handle(cradle.name, blank.pidfd, blank.control, group, blank.user, user, blank.data_listener)
         total = (time.perf_counter() - began) * 1000
@@ -256,32 +285,28 @@ class DockerEngine:
                 self._taken.add(user)
                 return user
 
-    async def _plan(
-        self, interpreter: Interpreter, name: str, folder: Path, user: int, processes: int
-    ) -> Plan:
-        parent = interpreter
-        if not self._runtimes[interpreter.runtime].forkable:
-            found = runtimes.declaration.choose(self._interpreters, "python")
-            if found is None:
-                raise Problem("no-capacity", "No Python was found that could run process 1 of a container.")
-            parent = found
+    async def _root(self, interpreter: Interpreter) -> Root:
+        """Return what the container of an interpreter is made of. Raises Problem."""
+        own = self._runtimes[interpreter.runtime].forkable and interpreter.image is None
+        parent = interpreter if own else runtimes.declaration.choose(self._interpreters, "python")
+        if parent is None:
+            raise Problem("no-capacity", "No Python was found that could run process 1 of a container.")
+        if interpreter.image is not None:
+            volumes = (await self._images.inspect(interpreter.image)).volumes
+            return guest.root(self._folders, parent, interpreter.image, volumes)
         # Builds of one language may use what another version has brought along, such as npm
-        own = (parent, interpreter)
-        seen = [i for i in self._interpreters if i in own or not self._runtimes[i.runtime].forkable]
+        chosen = (parent, interpreter)
+        seen = [i for i in self._interpreters if i in chosen or not self._runtimes[i.runtime].forkable]
         folders = [i.folder for i in seen if i.folder]
-        return Plan(
-            name=name,
-            label=self._data.label,
+        shown = list(dict.fromkeys(container.binds(folders)))
+        hidden = container.hidden([*folders, *(i.executable for i in seen)])
+        empty = str(self._folders / "empty")
+        return Root(
             image=await self._image.name(),
-            python=parent.executable,
-            user=user,
-            memory=_USUAL_MEMORY,
-            processes=processes,
-            control=folder,
-            shown=tuple(dict.fromkeys(container.binds(folders))),
-            hidden=tuple(container.hidden([*folders, *(i.executable for i in seen)])),
-            empty=self._folders / "empty",
-            runtime=self._runtime,
+            command=guest.process_one(parent.executable),
+            shown=(*((path, path) for path in shown), *((empty, path) for path in hidden)),
+            kept=shown,
+            gone=[],
         )
 
     async def _watch(self, sandbox: Sandbox, handle: Handle) -> None:
@@ -350,6 +375,8 @@ class DockerEngine:
         trees = [(assignment.code, "/function", False)]
         if assignment.dependencies is not None:
             trees.append((assignment.dependencies, "/dependencies", False))
+            if sandbox.interpreter.image is not None and (assignment.dependencies / "node_modules").is_dir():
+                trees.append((assignment.dependencies / "node_modules", "/node_modules", False))
         if door is not None:
             trees += door.trees
         runtime = self._runtimes[sandbox.interpreter.runtime]
@@ -456,6 +483,8 @@ class DockerEngine:
     async def run(self, job: Job) -> AsyncGenerator[Output | Exit, None]:
         """Run a job (see base.Engine and embedded/jobs.py)."""
         interpreter = runtimes.declaration.choose(self._interpreters, job.runtime)
+        if job.image is not None:
+            interpreter = interpreters.in_image(job.image, job.runtime)
         if interpreter is None:
             raise Problem("invalid-request", f"This machine has no runtime {job.runtime}.")
         trees = [(Path(m.source), m.target, m.writable) for m in job.mounts]

@@ -3,8 +3,9 @@
 Orders (see embedded/messages.py), each carried out by a child that goes into the namespaces of the container
 whose pidfd comes first, before any code of a function runs there or beside it:
 
-- `{"id": N, "furnish": {"binds": […], "terminal": BOOL, "tmp": BYTES}}` takes away what Docker shows and a
-  function has no use for, so that a container looks as a sandbox of the embedded engine does.
+- `{"id": N, "furnish": {"binds": […], "gone": […], "terminal": BOOL, "tmp": BYTES}}` takes away what Docker
+  shows and a function has no use for, and what is `gone`, so that a container looks as a sandbox of the
+  embedded engine does.
 - `{"id": N, "mounts": [TARGET, …], "tmp": BYTES}` with a descriptor for each target: detached mounts of code.
 
 The answer is `{"id": N}`, with `error` where it failed. It ends with the channel. Standard library only, and
@@ -18,6 +19,7 @@ import errno
 import os
 import signal
 import socket
+import sys
 import traceback
 from typing import Any
 
@@ -53,6 +55,8 @@ def main(channel_fd: int) -> None:
 def _carry_out(channel: socket.socket, order: dict[str, Any], descriptors: list[int]) -> None:
     """In a forked child: enter, do it, tell; never returns."""
     code = 1
+    # From here on names are those of the container: what is not imported by now would be code of its image
+    sys.meta_path.clear()
     try:
         answer: dict[str, Any] = {"id": order["id"]}
         try:
@@ -73,10 +77,10 @@ def _carry_out(channel: socket.socket, order: dict[str, Any], descriptors: list[
         os._exit(code)
 
 
-def _furnish(binds: list[str], terminal: bool, tmp: int) -> None:
+def _furnish(binds: list[str], gone: list[str], terminal: bool, tmp: int) -> None:
     """Leave of Docker's mounts what a function needs. Raises OSError."""
     proc = _proc()
-    for path in (*_NEEDLESS, *(() if terminal else ("/dev/pts",))):
+    for path in (*gone, *_NEEDLESS, *(() if terminal else ("/dev/pts",))):
         _unmount(path)
     syscalls.move_mount(proc, "/proc")
     os.close(proc)

@@ -80,17 +80,22 @@ def _pack() -> tuple[str, bytes]:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         container.write_skeleton(root, *container.skeleton())
-        for runtime in runtimes.declaration.load_all().values():
-            if runtime.shim is not None:
-                _copy(runtime.shim, sorted(runtime.shim.rglob("*")), root / "runtime" / runtime.name)
-        modules = [_PACKAGES / f"{module}.py" for module in _MODULES]
-        _copy(_PACKAGES, modules, root / INSIDE[1:] / _PACKAGES.name)
+        write_runtime(root / "runtime")
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as tar:
             for path in sorted(root.rglob("*")):
                 tar.add(path, arcname=str(path.relative_to(root)), recursive=False, filter=_anonymous)
     data = packed.getvalue()
     return hashlib.sha256(data).hexdigest()[:24], data
+
+
+def write_runtime(folder: Path) -> None:
+    """Write what containers have at /runtime: the shims, and what runs as process 1."""
+    for runtime in runtimes.declaration.load_all().values():
+        if runtime.shim is not None:
+            _copy(runtime.shim, sorted(runtime.shim.rglob("*")), folder / runtime.name)
+    modules = [_PACKAGES / f"{module}.py" for module in _MODULES]
+    _copy(_PACKAGES, modules, folder / Path(INSIDE).name / _PACKAGES.name)
 
 
 def _copy(top: Path, paths: list[Path], target: Path) -> None:

@@ -7,7 +7,8 @@ process never has a privilege. The messages, and what is made of them, are those
 There are three kinds: `fork` (Python: this very process becomes the instance), `exec` (other runtimes and
 builds: this process stays as a small init, see embedded/init.py) and `shell` (see embedded/shell.py).
 
-Standard library only: it runs under the interpreter of the function.
+Standard library only: it runs under the interpreter of the function. In a foreign image (guest.py) it runs
+under one of the host, which is taken away before the first message comes: nothing can be imported after that.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import resource
 import socket
 import sys
 import time
+import warnings  # noqa: F401  os.execvpe wants it, and in a foreign image there is no Python of ours any more
 from typing import Any
 
 from function_service.engines.embedded import init, messages, relay, seccomp, shell, syscalls

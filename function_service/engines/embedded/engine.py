@@ -20,7 +20,7 @@ from typing import Any
 import runtimes.declaration
 from function_service.contract import Exit, Guarantee, Job, Output, Stages, Terminal
 from function_service.engines import attaching
-from function_service.engines.base import Assignment, Sandbox, Survivor, Use
+from function_service.engines.base import Assignment, ImageSource, Sandbox, Survivor, Use
 from function_service.engines.embedded import (
     cgroup,
     debug,
@@ -57,6 +57,7 @@ class EmbeddedEngine:
 
     name = "embedded"
     forks = True
+    images: ImageSource | None = None  # its container layer is the host's own system
 
     def __init__(
         self,

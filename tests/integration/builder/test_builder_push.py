@@ -113,8 +113,8 @@ async def test_every_mistake_of_a_manifest_is_told_at_once(platform):
         "pilotlight.toml is not right:",
         (
             "  functions.a.memroy: there is no such key. Did you mean 'memory'? Expected one of path, runtime, "
-            "handler, memory, cpu, timeout, concurrency, min_instances, max_instances, keep_alive, access, "
-            "egress, env, secrets."
+            "handler, image, memory, cpu, timeout, concurrency, min_instances, max_instances, keep_alive, "
+            "access, egress, env, secrets."
         ),
         '  functions.a.memory = "lots": expected a size from 16MB to 16GB, in quotes.',
         (
@@ -466,3 +466,31 @@ async def test_a_deploy_is_made_in_the_name_of_who_pushed(platform):
     code, _ = await work.try_git("-c", header, "push", work.url, "main")
     assert code == 0
     assert platform.builds.deployers == [by]
+
+
+IN_IMAGE = '[functions.boxed]\npath = "."\nimage = "toys:1"\n'
+
+
+async def test_a_function_in_an_image_keeps_what_its_name_meant_at_the_push(platform):
+    platform.builds.images["toys:1"] = "sha256:one"
+    work = await platform.work("boxed")
+    await work.commit({"handler.toy": "hi", "pilotlight.toml": IN_IMAGE})
+    code, lines = await work.push()
+    assert code == 0
+    assert plain(lines)[1:3] == ["  Pulling toys:1", "boxed: toy2.0 in toys:1, handler.toy"]
+    (first,) = platform.builds.live["boxed"][1]
+    assert (first.image.id, first.image.env, first.config.runtime) == ("sha256:one", {"A": "b"}, "toy2.0")
+    await work.commit({"README.md": "another commit"})
+    platform.builds.images["toys:1"] = "sha256:two"
+    assert (await work.push())[0] == 0
+    (second,) = platform.builds.live["boxed"][1]
+    assert second.image.id == "sha256:two"
+    assert second.id != first.id
+    assert second.code != first.code  # what is built in another image may be other code
+
+
+async def test_an_image_that_cannot_be_had_rejects_the_push(platform):
+    work = await platform.work("boxed")
+    await work.commit({"handler.toy": "hi", "pilotlight.toml": IN_IMAGE})
+    lines = await rejected(platform, work)
+    assert lines == ["Function 'boxed' can't run in the image toys:1: There is no image toys:1."]

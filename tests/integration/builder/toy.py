@@ -15,7 +15,7 @@ from builder.detect import Languages
 from builder.limits import Limits
 from builder.package_index import PackageIndex
 from builder.server import Builder
-from function_service.contract import PLATFORM, Actor, Builds, Exit, Job, Output, Revision
+from function_service.contract import PLATFORM, Actor, Builds, Exit, Image, Job, Output, Revision
 from pilotlight import sockets
 from pilotlight.datafolder import DataFolder
 from pilotlight.problems import Problem
@@ -97,6 +97,7 @@ class FakeBuilds:
         self.activations = 0
         self.deployers: list[Actor] = []
         self.refuse_activation: Problem | None = None
+        self.images: dict[str, str] = {}  # name → id
         self.hold: tuple[asyncio.Event, asyncio.Event] | None = None  # set when activating; then waited for
 
     async def runtimes(self) -> list[str]:
@@ -141,6 +142,12 @@ class FakeBuilds:
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
             self.running -= 1
+
+    async def image(self, name: str, runtime: str) -> AsyncIterator[Output | Image]:
+        if name not in self.images:
+            raise Problem("build-failed", f"There is no image {name}.")
+        yield Output(f"Pulling {name}")
+        yield Image(name=name, id=self.images[name], runtime="toy2.0", executable="/toy", env={"A": "b"})
 
     async def has_layer(self, digest: str) -> bool:
         return (self.data.layers / digest).is_dir()

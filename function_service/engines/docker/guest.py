@@ -1,0 +1,86 @@
+"""What a container is made of: the host's own image, or a foreign one into which process 1 is brought along.
+
+Nothing of a foreign image runs process 1: the host's Python does, through the host's loader, from folders
+that are shown at a place of their own. They are taken away (entering.py) before anything of the image or of a
+function runs, so that these see the image and nothing of the host. Process 1 has all in memory by then.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from function_service.engines.docker.image import INSIDE, write_runtime
+from function_service.engines.embedded import container
+from pilotlight.problems import Problem
+from runtimes import places
+from runtimes.declaration import Interpreter
+
+_COMMAND: Final = (
+    f"import sys; sys.path.insert(0, {INSIDE!r}); from function_service.engines.docker.inside import main; "
+    f"sys.path.remove({INSIDE!r}); main()"
+)
+_HOST: Final = "/runtime/host"
+# Where code is mounted later; an image has no such folders, so the engine shows an empty one there
+_PLACES: Final = ("/function", "/dependencies", "/node_modules", "/source", "/build", "/tools")
+_OURS: Final = (*_PLACES, "/runtime", "/run", "/tmp", "/proc", "/sys", "/dev")  # noqa: S108
+
+
+@dataclass(frozen=True)
+class Root:
+    """How the root of a container comes about, and its process 1 in it."""
+
+    image: str
+    command: tuple[str, ...]  # of process 1
+    shown: tuple[tuple[str, str], ...]  # folders of the host, and where they are seen
+    kept: list[str]  # the places of those that stay
+    gone: list[str]  # places of mounts that go before a runtime boots
+
+
+def process_one(*python: str) -> tuple[str, ...]:
+    """Return the command of process 1, given that of a Python."""
+    return (*python, "-I", "-S", "-B", "-c", _COMMAND)
+
+
+def prepare(folder: Path, interpreters: tuple[Interpreter, ...]) -> None:
+    """Write what containers of foreign images are shown at /runtime, below a folder of the engine's."""
+    runtime = folder / "runtime"
+    write_runtime(runtime)
+    for place in container.binds([i.folder for i in interpreters if i.folder]):
+        (folder / f"runtime/host{place}").mkdir(parents=True, exist_ok=True)
+    for path in (runtime, *runtime.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def root(folder: Path, python: Interpreter, image: str, volumes: tuple[str, ...]) -> Root:
+    """Return what a container of a foreign image is made of. `volumes` are what the image declares as such.
+
+    Raises Problem where process 1 can't be brought into it.
+    """
+    executable = Path(python.executable).resolve()
+    loader = places.loader_of(executable)
+    if loader is None:
+        detail = f"{executable} can't be process 1 in an image, since it names no loader: it is no program."
+        raise Problem("init-failed", f"{detail} Install Python with the system's packages.")
+    loader = loader.resolve()
+    libraries = dict.fromkeys((str(loader.parent), f"/usr/{loader.parent.relative_to('/')}"))
+    path = ":".join(f"{_HOST}{each}" for each in libraries if Path(each).is_dir())
+    command = process_one(f"{_HOST}{loader}", "--library-path", path, f"{_HOST}{executable}")
+    empty = str(folder / "empty")
+    host = [(place, f"{_HOST}{place}") for place in container.binds([python.folder] if python.folder else [])]
+    # A volume would be a folder on the disk to which a function could write without any limit
+    covered = [each for each in volumes if not _is_ours(each)]
+    return Root(
+        image=image,
+        command=command,
+        shown=(
+            (str(folder / "runtime"), "/runtime"),
+            *host,
+            *((empty, place) for place in (*_PLACES, *covered)),
+        ),
+        kept=["/runtime"],
+        gone=[*volumes, *(place for _, place in host)],
+    )
+
+
+def _is_ours(path: str) -> bool:
+    return any(PurePosixPath(path).is_relative_to(ours) for ours in _OURS)

@@ -1,0 +1,92 @@
+"""The images that functions name: found by the engine, and asked what they have for a runtime."""
+
+import contextlib
+import shlex
+from collections.abc import AsyncGenerator
+
+from function_service.contract import Exit, Image, Job, Output, Revision
+from function_service.engines.base import Engine, FoundImage, ImageSource
+from pilotlight.problems import Problem
+from runtimes.declaration import Interpreter, Probe, Runtime, load_all
+
+_PROBE_WITHIN = 60.0  # seconds
+_NOT_FOUND = (126, 127)  # the exit codes of what could not be started
+
+
+def source(engine: Engine) -> ImageSource:
+    """Return where the images of an engine are. Raises Problem `invalid-request` where it has none."""
+    if engine.images is None:
+        detail = "Images are Docker's, and this platform runs without it. Start it with --engine docker."
+        raise Problem("invalid-request", detail)
+    return engine.images
+
+
+def check(engine: Engine, revision: Revision) -> None:
+    """Raise Problem `init-failed` where a revision needs an image, and the engine has none."""
+    if revision.image is not None and engine.images is None:
+        raise Problem(
+            "init-failed",
+            f"{revision.config.name!r} runs in the image {revision.image.name}, which takes Docker, and this "
+            "platform runs without it now. Start it with --engine docker, or push without `image`.",
+        )
+
+
+async def resolve(engine: Engine, name: str, runtime: str) -> AsyncGenerator[Output | Image, None]:
+    """Find an image and what it has for a runtime (see contract.Builds.image). Raises Problem."""
+    found = None
+    async with contextlib.aclosing(source(engine).find(name)) as items:
+        async for item in items:
+            match item:
+                case Output():
+                    yield item
+                case FoundImage():
+                    found = item
+    if found is None:
+        raise Problem("internal", f"The search for the image {name!r} ended without saying how.")
+    declared = load_all()[runtime.rstrip("0123456789.")]
+    if declared.probe is None:
+        yield Image(name=name, id=found.id, runtime=runtime, executable="", env=found.env)
+        return
+    interpreter = await _interpreter(engine, name, found, runtime, declared, declared.probe)
+    yield Image(
+        name=name, id=found.id, runtime=interpreter.name, executable=interpreter.executable, env=found.env
+    )
+
+
+async def _interpreter(
+    engine: Engine, name: str, found: FoundImage, runtime: str, declared: Runtime, probe: Probe
+) -> Interpreter:
+    """Return the interpreter of a runtime that an image has. Raises Problem `build-failed`."""
+    command = probe.command(runtime)
+    job = Job(
+        runtime=runtime,
+        image=found.id,
+        command=command,
+        mounts=(),
+        env={name: found.env[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in found.env},
+        folder="/tmp",  # noqa: S108  the container's own
+        timeout=_PROBE_WITHIN,
+    )
+    lines: list[str] = []
+    async with contextlib.aclosing(engine.run(job)) as items:
+        async for item in items:
+            match item:
+                case Output(line):
+                    lines.append(line)
+                case Exit(code, reason) if code or reason:
+                    why = f"`{shlex.join(command[:1])}` failed there ({reason or f'exit code {code}'})"
+                    if code in _NOT_FOUND:
+                        why = f"there is no `{command[0]}` in its PATH that can be run"
+                    raise _unfit(name, declared, "\n".join([f"{why}.", *lines[-5:]]))
+    try:
+        interpreter = probe.read(lines)
+    except ValueError as error:
+        raise _unfit(name, declared, f"{error}.") from error
+    if runtime not in (interpreter.runtime, interpreter.name):
+        raise _unfit(name, declared, f"it has {interpreter.name}, and `runtime` says {runtime}.")
+    return interpreter
+
+
+def _unfit(name: str, declared: Runtime, why: str) -> Problem:
+    detail = f"The image {name} can't run {declared.title} functions: {why}"
+    return Problem("build-failed", f"{detail}\nName another image, or install it in this one.")

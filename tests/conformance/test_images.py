@@ -1,0 +1,167 @@
+"""Functions in images that they name: the same promises, and nothing of the host; on a real dockerd."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from function_service.contract import Exit, Image, Job, Output
+from pilotlight.problems import Problem
+from tests.support import images
+from tests.support import service as support
+from tests.support.service import DOCKER, Service
+
+SERVER = """#!/bin/sh
+mkdir -p /tmp/www
+{ cat /marked; echo "$GREETING $OF_IMAGE"; ls /runtime/host/usr; } >/tmp/www/index.html
+exec busybox httpd -f -p "127.0.0.1:$PORT" -h /tmp/www
+"""
+PRINTING = "import os\ndef handle(request):\n    return open('/marked').read() + os.environ['OF_IMAGE']\n"
+NAME = "pilotlight-test-guest:1"
+WITH_PYTHON = "pilotlight-test-python:1"
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), *support.dockerd_needed()]
+
+
+@pytest.fixture(scope="module")
+def guest() -> Iterator[str]:
+    changes = ("ENV OF_IMAGE=yes LD_PRELOAD=/nowhere.so", "VOLUME /data", 'ENTRYPOINT ["/bin/false"]')
+    # An image can be as odd as it likes, and hostile, and process 1 is none of its business
+    files = {"data/kept": "x", "etc/ld.so.cache": "no cache", "etc/ld.so.preload": "/nowhere.so\n"}
+    with images.imported(NAME, files, changes) as id_:
+        yield id_
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(guest: str) -> AsyncIterator[Service]:
+    with images.imported(WITH_PYTHON, images.of_python(), ("ENV OF_IMAGE=yes",)):
+        async with support.running(DOCKER) as running:
+            yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def python(service: Service) -> Image:
+    return (await look(service, WITH_PYTHON, "python"))[1]
+
+
+async def look(service: Service, name: str, runtime: str) -> tuple[list[str], Image]:
+    items = [item async for item in service.client.builds.image(name, runtime)]
+    assert isinstance(items[-1], Image)
+    return [item.line for item in items[:-1] if isinstance(item, Output)], items[-1]
+
+
+async def deploy(service: Service, name: str, files: dict[str, str], image: Image, **config: object) -> None:
+    await service.deploy(name, files, image=image, runtime=image.runtime, timeout=60.0, **config)
+
+
+async def get(service: Service, name: str) -> tuple[int, str]:
+    return await service.ask(name, method="GET")
+
+
+async def test_a_native_program_runs_in_its_image_and_sees_nothing_of_the_host(
+    service: Service, guest: str
+) -> None:
+    told, image = await look(service, NAME, "native")
+    assert (told, image.id, image.runtime) == ([], guest, "native")
+    await deploy(service, "guest", {"handler": SERVER}, image, handler="handler", env={"GREETING": "hello"})
+    assert await get(service, "guest") == (200, f"{images.MARK}hello yes\n")
+
+
+async def test_an_image_that_moved_changes_nothing_of_a_revision(service: Service) -> None:
+    _, image = await look(service, NAME, "native")
+    await deploy(service, "steady", {"handler": SERVER}, image, handler="handler")
+    with images.imported("pilotlight-test-guest:2", {"marked": "another\n"}), images.client() as api:
+        api.tag("pilotlight-test-guest:2", "pilotlight-test-guest", "1", force=True)
+        try:
+            assert (await get(service, "steady"))[1].startswith(images.MARK)
+            assert (await look(service, NAME, "native"))[1].id != image.id
+        finally:
+            api.tag(image.id, "pilotlight-test-guest", "1", force=True)
+
+
+async def test_python_functions_run_under_the_interpreter_of_their_image(
+    service: Service, python: Image
+) -> None:
+    await deploy(service, "snake", {"handler.py": PRINTING}, python)
+    assert await service.ask("snake") == (200, f"{images.MARK}yes")
+    assert python.executable == "/usr/local/bin/python3"
+
+
+async def test_node_functions_run_under_the_node_of_their_image(service: Service) -> None:
+    files = images.of_node()
+    if not files:
+        pytest.skip("this machine has no Node")
+    source = """
+import { readFileSync } from "node:fs";
+export default () => new Response(readFileSync("/marked", "utf8") + process.env.OF_IMAGE);
+"""
+    with images.imported("pilotlight-test-node:1", files, ("ENV OF_IMAGE=yes",)):
+        _, image = await look(service, "pilotlight-test-node:1", "node")
+        assert image.runtime.startswith("node")
+        await deploy(service, "noded", {"handler.mjs": source}, image, handler="handler.mjs")
+        assert await service.ask("noded") == (200, f"{images.MARK}yes")
+        await service.client.control.delete_function("noded")
+
+
+async def test_a_build_runs_in_the_image(service: Service, guest: str) -> None:
+    job = Job(runtime="native", image=guest, command=("/bin/cat", "/marked"), mounts=(), folder="/tmp")
+    items = [item async for item in service.client.builds.run(job)]
+    assert items == [Output(images.MARK.rstrip()), Exit(0)]
+
+
+async def test_an_image_without_the_language_is_refused(service: Service) -> None:
+    with pytest.raises(Problem) as caught:
+        await look(service, NAME, "python")
+    assert caught.value.kind == "build-failed"
+    assert "no `python3`" in caught.value.detail
+
+
+async def test_another_version_of_the_language_than_is_wanted_is_refused(
+    service: Service, python: Image
+) -> None:
+    with pytest.raises(Problem) as caught:
+        await look(service, WITH_PYTHON, "python3.1")
+    assert caught.value.kind == "build-failed"
+
+
+async def test_an_image_that_cannot_be_had_is_named_with_the_remedy(service: Service) -> None:
+    with pytest.raises(Problem) as caught:
+        await look(service, "localhost:9/pilotlight-test/nowhere:1", "native")
+    assert caught.value.kind == "build-failed"
+    assert "can't be pulled" in caught.value.detail
+    assert "docker load" in caught.value.detail
+
+
+async def test_an_image_that_is_gone_is_told_in_the_answer(service: Service) -> None:
+    with images.imported("pilotlight-test-lost:1", {"lost": "x"}):
+        _, image = await look(service, "pilotlight-test-lost:1", "native")
+    revision = await service.prepare(
+        "lost", {"handler": SERVER}, handler="handler", runtime="native", image=image
+    )
+    with pytest.raises(Problem) as caught:
+        await service.client.builds.verify(revision)
+    assert caught.value.kind == "init-failed"
+    assert "not on this machine any more" in caught.value.detail
+
+
+async def test_what_the_image_declares_as_a_volume_can_be_read_and_not_written(service: Service) -> None:
+    _, image = await look(service, NAME, "native")
+    command = ("/bin/sh", "-c", "cat /data/kept; echo; touch /data/new || echo refused")
+    job = Job(runtime="native", image=image.id, command=command, mounts=(), folder="/tmp")
+    lines = [item.line async for item in service.client.builds.run(job) if isinstance(item, Output)]
+    assert lines[0] == "x"
+    assert lines[-1] == "refused"
+
+
+async def test_without_docker_an_image_is_refused_with_the_engine_that_it_needs() -> None:
+    async with support.running(0) as embedded:
+        with pytest.raises(Problem) as caught:
+            await look(embedded, NAME, "native")
+        assert "--engine docker" in caught.value.detail
+        image = Image(name=NAME, id="sha256:0", runtime="native", executable="")
+        revision = await embedded.prepare(
+            "stranded", {"handler": SERVER}, handler="handler", runtime="native", image=image
+        )
+        with pytest.raises(Problem) as caught:
+            await embedded.client.builds.verify(revision)
+        assert "--engine docker" in caught.value.detail

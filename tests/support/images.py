@@ -1,0 +1,111 @@
+"""Images for tests, made of files of this machine, since no registry is in reach: a busybox, and a Python in it."""
+
+import contextlib
+import io
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from runtimes.declaration import choose, load_all
+from tests.support.service import DOCKERD
+
+MARK = "of an image, and not of the host\n"  # what /marked says in each
+_BUSYBOX = shutil.which("busybox") or "/usr/bin/busybox"
+_APPLETS = ("sh", "cat", "echo", "httpd", "id", "ls", "mkdir", "sleep", "touch")
+_LEFT_OUT = re.compile(
+    r"/(test|tests|idlelib|tkinter|lib2to3|ensurepip|__pycache__|site-packages|dist-packages)(/|$)"
+)
+
+
+@contextlib.contextmanager
+def client() -> Iterator[Any]:
+    """Return a client of this machine's dockerd."""
+    connection = docker.APIClient(base_url=f"unix://{DOCKERD}", version="1.41")
+    with contextlib.closing(connection):
+        yield connection
+
+
+@contextlib.contextmanager
+def imported(name: str, files: dict[str, Path | str], changes: tuple[str, ...] = ()) -> Iterator[str]:
+    """Import an image of files (path → a file of the host, or a text), with a busybox; yield its id."""
+    repository, _, tag = name.partition(":")
+    with client() as api:
+        api.import_image_from_data(
+            _packed({"marked": MARK, **files}), repository=repository, tag=tag, changes=changes
+        )
+        try:
+            yield api.inspect_image(name)["Id"]
+        finally:
+            with contextlib.suppress(docker.errors.ImageNotFound):
+                api.remove_image(name, force=True)
+
+
+def of_python() -> dict[str, Path | str]:
+    """Return the files of this machine's usual Python, with its libraries and its standard library."""
+    usual = choose(load_all()["python"].find(), "python")
+    assert usual is not None
+    executable = usual.executable
+    asking = (
+        "import os, sys, sysconfig; print(os.path.realpath(sys.executable), sysconfig.get_path('stdlib'))"
+    )
+    program, library = subprocess.run(
+        [executable, "-I", "-S", "-c", asking], capture_output=True, text=True, check=True
+    ).stdout.split()
+    modules = [
+        path
+        for path in Path(library).rglob("*")
+        if path.is_file() and not _LEFT_OUT.search(str(path)[len(library) :])
+    ]
+    native = [path for path in modules if path.suffix == ".so"]
+    return {
+        str(path)[1:]: path for path in (Path(program), *modules, *_libraries(Path(program), *native))
+    } | {
+        "usr/local/bin/python3": f"-> {program}",
+        "etc/passwd": "root:x:0:0:root:/:/bin/sh\n",
+    }
+
+
+def of_node() -> dict[str, Path | str]:
+    """Return the files of this machine's usual Node, with what Debian keeps beside it; none where there is none."""
+    usual = choose(load_all()["node"].find(), "node")
+    if usual is None:
+        return {}
+    program = Path(usual.executable).resolve()
+    beside = [
+        path
+        for name in ("acorn", "acorn-walk", "cjs-module-lexer", "undici")
+        for path in Path("/usr/share/nodejs", name).rglob("*")
+        if path.is_file()
+    ]
+    files = {str(path)[1:]: path for path in (program, *beside, *_libraries(program))}
+    return files | ({} if program.parent == Path("/usr/bin") else {"usr/bin/node": f"-> {program}"})
+
+
+def _libraries(*programs: Path) -> set[Path]:
+    told = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False).stdout
+    return {Path(path) for path in re.findall(r"(?:=> |^\t)(/\S+) \(0x", told, re.MULTILINE)}
+
+
+def _packed(files: dict[str, Path | str]) -> bytes:
+    """Return a tar; a text that begins with an arrow is a symbolic link."""
+    content: dict[str, Path | str] = {"bin/busybox": Path(_BUSYBOX)}
+    content |= {f"bin/{name}": "-> busybox" for name in _APPLETS}
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, what in (content | files).items():
+            entry = tarfile.TarInfo(name)
+            entry.mode = 0o755
+            if isinstance(what, str) and what.startswith("-> "):
+                entry.type, entry.linkname = tarfile.SYMTYPE, what.removeprefix("-> ")
+                tar.addfile(entry)
+            else:
+                data = what.encode() if isinstance(what, str) else what.read_bytes()
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    return packed.getvalue()
