@@ -42,6 +42,11 @@ def space_of(app: str, collection: str) -> str:
     return f"data/{app}/{collection}"
 
 
+def log_of(space: str) -> str:
+    """Return in which log the history of a collection is kept: there is one for each app."""
+    return space.rpartition("/")[0]
+
+
 def plan(operation: Operation, entry: Entry | None) -> Answer | Change:
     """Decide. Raises Problem."""
     version = entry.version if entry else None

@@ -11,6 +11,7 @@ from baas.egress_rules import Rules
 from baas.face import Face
 from baas.listeners import Grant, Handover, Service
 from baas.metrics import Metrics
+from baas.plan import log_of
 from baas.query import Documents
 from baas.quota import Quota
 from baas.relay import Relay
@@ -38,7 +39,7 @@ async def serve(
     """
     metrics = Metrics()
     dialer = Dialer(outside_proxy())
-    store = await stores.documents(settings.store, data)
+    store = await stores.documents(settings.store, data, log_of)
     quota = Quota(store, settings.max_documents)
     try:
         async with Relay(data.socket("gateway")) as calls:

@@ -23,6 +23,8 @@ _ROOM: Final = 64 << 10  # bytes; less than SQLite needs beside the file to open
 
 _SIZE: Final = f"(length(CAST({{0}}.key AS BLOB)) + length({{0}}.value) + {PLACE})"
 
+_NEW_ERA: Final = "UPDATE counter SET era = lower(hex(randomblob(5)))"
+
 _SCHEMA: Final = (
     # Each element leads from the version that is its index to the next one.
     (
@@ -47,6 +49,17 @@ _SCHEMA: Final = (
         f"""CREATE TRIGGER entry_deleted AFTER DELETE ON entries BEGIN
             UPDATE sizes SET bytes = bytes - {_SIZE.format("old")} WHERE space = old.space;
             DELETE FROM sizes WHERE space = old.space AND bytes = 0; END""",  # noqa: S608
+    ),
+    (
+        # The history, see history_sqlite.py. The value comes last, as most who look at a row don't need it
+        """CREATE TABLE changes (
+            log TEXT NOT NULL, number INTEGER NOT NULL, space TEXT NOT NULL, key TEXT NOT NULL,
+            expired INTEGER NOT NULL, expires REAL, value BLOB, PRIMARY KEY (log, number)) WITHOUT ROWID""",
+        """CREATE TABLE trimmed (
+            log TEXT NOT NULL, space TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (log, space))
+            WITHOUT ROWID""",
+        "ALTER TABLE counter ADD COLUMN era TEXT NOT NULL DEFAULT ''",
+        _NEW_ERA,
     ),
 )
 
@@ -143,6 +156,19 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute(f"PRAGMA application_id = {_APPLICATION}")
     connection.execute(f"PRAGMA user_version = {len(_SCHEMA)}")
     connection.execute("COMMIT")
+
+
+def begin_era(path: Path) -> None:
+    """Begin a new era (see history.py): what was brought back goes on otherwise than it once did.
+
+    Raises Problem, sqlite3.Error.
+    """
+    with contextlib.closing(connect(path)) as connection:
+        migrate(connection, path)
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in ("DELETE FROM changes", "DELETE FROM trimmed", _NEW_ERA):
+            connection.execute(statement)
+        connection.execute("COMMIT")
 
 
 def problem(error: sqlite3.Error | OSError, path: Path) -> Problem:

@@ -1,7 +1,8 @@
 """The store: small values under ordered keys in named spaces, with compare-and-set.
 
 The registry and the documents stand on it. `store_sqlite.py` is the default, `store_redis.py` keeps them
-elsewhere, `store_memory.py` is for unit tests; all pass `tests/conformance/test_store.py`.
+elsewhere, `store_memory.py` is for unit tests; all pass `tests/conformance/test_store.py`. What changes there
+can be followed where a history is kept: see `history.py`.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ class Entry(Struct, frozen=True):
 
 
 class Write(Struct, frozen=True, kw_only=True):
-    """One change. A value of None deletes.
+    """One change. A value of None deletes; with `check` nothing is changed, and only `expect` has to hold.
 
     `expect` is the version that must stand there, ABSENT, or None for whatever. It lasts for `ttl` seconds
     where these are given; else until `expires`, a moment by the store's own clock that an Entry has told;
@@ -39,6 +40,7 @@ class Write(Struct, frozen=True, kw_only=True):
     expect: int | None = None
     ttl: float | None = None
     expires: float | None = None
+    check: bool = False
 
 
 def end_of(write: Write, now: float) -> float | None:
@@ -72,7 +74,7 @@ class Store(Protocol):
         ...
 
     async def write(self, writes: Sequence[Write]) -> list[int]:
-        """Make all changes or none, durably; return the new versions (ABSENT for deletions).
+        """Make all changes or none, durably; return the versions that stand then (ABSENT for deletions).
 
         Raises Conflict.
         """

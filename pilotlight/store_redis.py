@@ -22,6 +22,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from pilotlight import store_redis_scripts as scripts
+from pilotlight.history import BOUNDS, Batch, Bounds, LogOf, Position
+from pilotlight.history_redis import HEAD, RedisHistory
 from pilotlight.problems import Problem
 from pilotlight.store import Conflict, Entry, Write, after_prefix
 
@@ -32,7 +34,6 @@ _WITHIN: Final = 5.0  # seconds that Redis has for an answer, a free connection 
 _CHECK_AFTER: Final = 10  # seconds; a connection that was idle for longer is tried before it is used
 _SWEEP_BATCH: Final = 500
 _EXAMINED: Final = 1000  # keys that one script looks at, so that others need not wait long for Redis
-HEAD: Final = struct.Struct(">qd")  # version; seconds since the epoch, or 0 for never
 CLAIM: Final = 15  # seconds that a claim lasts beyond the end of who made it
 _OLDEST: Final = (6, 2)
 
@@ -52,6 +53,8 @@ class RedisStore:
         owner: str,
         clock: Callable[[], float] | None,
         sweep_every: float,
+        log_of: LogOf,
+        bounds: Bounds,
     ) -> None:
         self._redis = redis
         self._where = where
@@ -67,6 +70,7 @@ class RedisStore:
         self._sized = redis.register_script(scripts.SIZE)
         self._dropped = redis.register_script(scripts.DROP)
         self._given_up = redis.register_script(scripts.GIVEN_UP)
+        self._history = RedisHistory(redis, self._tag, self._asking, log_of, bounds)
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
 
@@ -79,14 +83,17 @@ class RedisStore:
         owner: str = "",
         clock: Callable[[], float] | None = None,
         sweep_every: float = 10.0,
+        log_of: LogOf = lambda _space: None,
+        bounds: Bounds = BOUNDS,
     ) -> Self:
         """Open the store of that name in the Redis at url: redis://, rediss:// (TLS) or unix://.
 
         Where an `owner` is named nobody but that one writes until it is closed: others are refused when they
         open it, and an owner who has lost it meanwhile can't write any more. `clock` replaces Redis' time
         (seconds since the epoch); `sweep_every` is how often expired entries are deleted, in seconds (nobody
-        sees them any more once they have expired). Raises Problem `invalid-request` where the url has an
-        option that there is not; `unavailable` where Redis is not there, refuses, is too old, or holds what a
+        sees them any more once they have expired); `log_of` and `bounds` say of what there is a history, and
+        how much of one (see history.py). Raises Problem `invalid-request` where the url has an option that
+        there is not; `unavailable` where Redis is not there, refuses, is too old, or holds what a
         newer version has written; `conflict` where it belongs to another owner.
         """
         where = place(url)
@@ -107,11 +114,12 @@ class RedisStore:
         except (ValueError, TypeError, exceptions.RedisError) as error:
             detail = f"The address of the Redis at {where} can't be used: {error}"
             raise Problem("invalid-request", detail) from error
-        store = cls(Redis.from_pool(pool), name, where, owner, clock, sweep_every)
+        store = cls(Redis.from_pool(pool), name, where, owner, clock, sweep_every, log_of, bounds)
         try:
             found = await store._check()
             await store._claim()
             await store._migrate(found)
+            await store._history.start()
         except BaseException:
             await store._redis.aclose()
             raise
@@ -201,7 +209,7 @@ class RedisStore:
         return entries
 
     async def write(self, writes: Sequence[Write]) -> list[int]:
-        """Make all changes or none; return the new versions (ABSENT for deletions).
+        """Make all changes or none; return the versions that stand then (ABSENT for deletions).
 
         How durable that is, Redis' own settings say: see `weakness`. A later write of the same call sees the
         earlier ones. Raises Conflict, and Problem `unavailable`: the changes may have been made all the same
@@ -212,19 +220,25 @@ class RedisStore:
             return []
         names = [self._tag + part for part in (b":counter", b":expiring", b":owner", b":sizes", b":spaces")]
         places: dict[str, int] = {}
-        arguments: list[Any] = [self._now(), self._owner, CLAIM]
+        logs: dict[str | None, int] = {None: 0}
+        arguments: list[Any] = [self._now(), self._owner, CLAIM, *self._history.bounds]
         for write in writes:
             if write.space not in places:
                 places[write.space] = len(names) + 1  # Lua counts from 1
                 names += (self._order(write.space), self._values(write.space))
+            if (log := self._history.log_of(write.space)) is not None and log not in logs:
+                logs[log] = len(names) + 1
+                names += self._history.keys(log)
             arguments += (
                 places[write.space],
                 write.key.encode(),
                 write.value or b"",
-                0 if write.value is None else 1,
+                "check" if write.check else "delete" if write.value is None else "put",
                 "" if write.expect is None else write.expect,
                 "" if write.ttl is None else repr(write.ttl),
                 "" if write.expires is None else repr(write.expires),
+                logs[log],
+                write.space.encode(),
             )
         async with self._asking():
             outcome, *rest = await self._write(names, arguments)
@@ -232,12 +246,17 @@ class RedisStore:
             raise taken(self._where, rest[0])
         if outcome == b"conflict":
             raise Conflict(*rest)
+        self._history.tell(places)
         return [int(version) for version in rest[0]]
 
     async def drop(self, space: str) -> None:
         """Delete everything in a space. Raises Problem `unavailable`."""
         async with self._asking():
-            await self._dropped([self._order(space), self._values(space), self._sizes, self._spaces])
+            names = [self._order(space), self._values(space), self._sizes, self._spaces]
+            if (log := self._history.log_of(space)) is not None:
+                names += (self._tag + b":counter", self._history.keys(log)[1])
+            await self._dropped(names, [space.encode()])
+        self._history.tell([space])
 
     async def size(self, prefix: str) -> int:
         """Return what the entries take in all spaces whose names start with prefix, in bytes.
@@ -254,10 +273,26 @@ class RedisStore:
                 return total
             first = b"(" + resume
 
+    async def position(self) -> Position:
+        """Return where the history is now. Raises Problem `unavailable`."""
+        return await self._history.position()
+
+    async def changes(self, space: str, after: Position, limit: int = 100) -> Batch:
+        """Return changes of a space that come after a position.
+
+        Raises Gone, Problem `unavailable`; see `History.changes`.
+        """
+        return await self._history.changes(space, after, limit)
+
+    def watch(self, space: str) -> contextlib.AbstractContextManager[asyncio.Event]:
+        """Return a context whose event is set soon after each change of a space."""
+        return self._history.watch(space)
+
     async def close(self) -> None:
         """End what was begun, and the connections. Closing twice does nothing."""
         if self._closed:
             return
+        await self._history.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -327,9 +362,11 @@ class RedisStore:
                 (length,) = struct.unpack_from(">I", mark)
                 by_order.setdefault(mark[4 : 4 + length], []).append(mark)
             for order, its in by_order.items():
-                values = order.replace(b":order:", b":values:", 1)
-                names = [expiring, order, values, self._sizes, self._spaces]
-                await self._swept(names, [self._now(), *its])
+                space = order.removeprefix(self._order("")).decode()
+                names = [expiring, order, self._values(space), self._sizes, self._spaces]
+                if (log := self._history.log_of(space)) is not None:
+                    names += (self._tag + b":counter", *self._history.keys(log))
+                await self._swept(names, [self._now(), *self._history.bounds, space.encode(), *its])
         return len(marks) == _SWEEP_BATCH
 
 

@@ -6,6 +6,7 @@ and its end (a double; 0 for never).
 
 from typing import Final
 
+from pilotlight.history_redis_scripts import RECORD
 from pilotlight.store import PLACE
 
 _NOW: Final = """
@@ -91,94 +92,127 @@ end
 
 # First all is judged, each write as those before it would leave things; only then anything is changed. A full
 # Redis refuses what takes memory, but in a script only its first command that changes something. So that one
-# takes some where a value is kept, and none where all that happens is that room is made
+# takes some where a value is kept, and none where all that happens is that room is made. Where there is a
+# history, a deletion has a number of its own
 WRITE: Final = (
     _NOW
     + _OWN
     + _SIZES
+    + RECORD
     + """
 local found = other(KEYS[3], ARGV[2])
 if found then return {'lost', found} end
 local counter, expiring, sizes, spaces = KEYS[1], KEYS[2], KEYS[4], KEYS[5]
+local bounds = {tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])}
 local last = tonumber(redis.call('GET', counter) or '0')
-local next, standing, versions = last, {}, {}
-local count = (#ARGV - 3) / 7
-for i = 0, count - 1 do
-  local at = 4 + i * 7
-  local place, key, kept, expect = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 3], ARGV[at + 4]
-  local name = place .. ':' .. key
-  local found = standing[name]
+local next, standing, versions, steps, kept = last, {}, {}, {}, false
+local function number()
+  next = next + 1
+  return next
+end
+for at = 7, #ARGV, 9 do
+  local step = {
+    place = tonumber(ARGV[at]), key = ARGV[at + 1], value = ARGV[at + 2], what = ARGV[at + 3],
+    ttl = tonumber(ARGV[at + 5]), expires = tonumber(ARGV[at + 6]),
+    log = tonumber(ARGV[at + 7]), space = ARGV[at + 8]
+  }
+  local expect = ARGV[at + 4]
+  local name = step.place .. ':' .. step.key
+  local found, expired = standing[name], false
   if not found then
-    local packed = redis.call('HGET', KEYS[place + 1], key)
+    local packed = redis.call('HGET', KEYS[step.place + 1], step.key)
     found = 0
-    if alive(packed) then found = struct.unpack('>i8', packed) end
+    if alive(packed) then
+      found = struct.unpack('>i8', packed)
+    elseif packed then
+      expired = true
+    end
   end
   if expect ~= '' and tonumber(expect) ~= found then
-    return {'conflict', i, found}
+    return {'conflict', (at - 7) / 9, found}
   end
-  if kept == '1' then
-    next = next + 1
-    standing[name] = next
-    versions[i + 1] = next
+  if step.what == 'check' then
+    versions[#versions + 1] = found
   else
-    standing[name] = 0
-    versions[i + 1] = 0
+    if expired and step.log > 0 then step.expiry = number() end
+    if step.what == 'put' then
+      step.version = number()
+      kept = true
+    elseif found ~= 0 and step.log > 0 then
+      step.deletion = number()
+    end
+    standing[name] = step.version or 0
+    versions[#versions + 1] = step.version or 0
+    steps[#steps + 1] = step
   end
 end
-if next ~= last then redis.call('SET', counter, string.format('%.0f', next)) end
+if kept then redis.call('SET', counter, string.format('%.0f', next)) end
 claim(KEYS[3], ARGV[2], ARGV[3])
-for i = 0, count - 1 do
-  local at = 4 + i * 7
-  local place, key, ttl = tonumber(ARGV[at]), ARGV[at + 1], tonumber(ARGV[at + 5])
-  local order, values = KEYS[place], KEYS[place + 1]
+for _, step in ipairs(steps) do
+  local order, values, key = KEYS[step.place], KEYS[step.place + 1], step.key
   local mark = struct.pack('>I4', #order) .. order .. key
   redis.call('ZREM', expiring, mark)
   shrink(sizes, spaces, order, values, key)
-  if versions[i + 1] == 0 then
-    redis.call('ZREM', order, key)
-    redis.call('HDEL', values, key)
-  else
-    local expires = tonumber(ARGV[at + 6]) or 0
-    if ttl then expires = now + ttl end
+  if step.expiry then record(bounds, step.log, step.expiry, step.space, key, 'expired', '') end
+  if step.version then
+    local expires = step.expires or 0
+    if step.ttl then expires = now + step.ttl end
     if expires ~= 0 then
       redis.call('ZADD', expiring, string.format('%.17g', expires), mark)
     end
+    local packed = struct.pack('>i8d', step.version, expires) .. step.value
     redis.call('ZADD', order, 0, key)
-    redis.call('HSET', values, key, struct.pack('>i8d', versions[i + 1], expires) .. ARGV[at + 2])
+    redis.call('HSET', values, key, packed)
     redis.call('HINCRBY', sizes, order, taken(values, key))
     redis.call('ZADD', spaces, 0, order)
+    if step.log > 0 then record(bounds, step.log, step.version, step.space, key, 'put', packed) end
+  else
+    redis.call('ZREM', order, key)
+    redis.call('HDEL', values, key)
+    if step.deletion then record(bounds, step.log, step.deletion, step.space, key, 'deleted', '') end
   end
 end
+if next ~= last and not kept then redis.call('SET', counter, string.format('%.0f', next)) end
 return {'written', versions}
 """
 )
 
+# ARGV[2] to [4] are the bounds of the log, ARGV[5] the space; KEYS[6] is the counter where there is a history
 SWEEP: Final = (
     _NOW
     + _SIZES
+    + RECORD
     + """
-local expiring, order, values, sizes, spaces = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-for i = 2, #ARGV do
+local expiring, order, values, sizes, spaces, counter = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local bounds = {tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])}
+for i = 6, #ARGV do
   local mark = ARGV[i]
   local key = string.sub(mark, 5 + #order)
   local score = redis.call('ZSCORE', expiring, mark)
   if score and tonumber(score) <= now then
     redis.call('ZREM', expiring, mark)
-    if not alive(redis.call('HGET', values, key)) then
+    local packed = redis.call('HGET', values, key)
+    if packed and not alive(packed) then
       shrink(sizes, spaces, order, values, key)
       redis.call('ZREM', order, key)
       redis.call('HDEL', values, key)
+      if counter then record(bounds, 7, redis.call('INCR', counter), ARGV[5], key, 'expired', '') end
     end
   end
 end
 """
 )
 
+# KEYS[5] is the counter where there is a history, [6] the hash about the log, ARGV[1] the space
 DROP: Final = """
 local order, values, sizes, spaces = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 redis.call('UNLINK', order, values)
 redis.call('HDEL', sizes, order)
 redis.call('ZREM', spaces, order)
+if KEYS[5] then
+  local number = redis.call('INCR', KEYS[5])
+  redis.call('HSET', KEYS[6], 'trimmed:' .. ARGV[1], number, 'last:' .. ARGV[1], number)
+end
 """
 
 # Answers what a part of the spaces takes, and the one behind which to go on where it has not seen all
@@ -198,6 +232,9 @@ for _, order in ipairs(redis.call('HKEYS', KEYS[2])) do
 end
 """
 
+# From here on there is a history, which a version that knows of none would leave holes in
+_HAVE_A_HISTORY: Final = ""
+
 # Each leads from the schema of its number, counted from 1, to the next one, whole or not at all; another
 # process may have been quicker. KEYS are schema, sizes, spaces
 STEPS: Final = tuple(
@@ -206,5 +243,5 @@ if redis.call('GET', KEYS[1]) ~= '{number}' then return end
 {step}
 redis.call('SET', KEYS[1], '{number + 1}')
 """
-    for number, step in enumerate((_NAME_SPACES,), 1)
+    for number, step in enumerate((_NAME_SPACES, _HAVE_A_HISTORY), 1)
 )

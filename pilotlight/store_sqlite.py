@@ -7,42 +7,30 @@ apart. With `synchronous=FULL` the log is on the disk before a write is answered
 
 import asyncio
 import contextlib
-import logging
 import queue
 import sqlite3
-import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
-from pilotlight import sqlite_file
+from pilotlight import history_sqlite, sqlite_file
 from pilotlight.clock import steady
+from pilotlight.history import BOUNDS, Batch, Bounds, LogOf, Position
+from pilotlight.history_sqlite import Recorder
 from pilotlight.problems import Problem
-from pilotlight.store import ABSENT, Conflict, Entry, Write, after_prefix, end_of
+from pilotlight.sqlite_writer import Job, ThreadWatchers, Writer
+from pilotlight.store import Entry, Write, after_prefix
 
-_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _READERS: Final = 2
-_LARGEST_GROUP: Final = 256  # so that the first of a group need not wait long for the last
-_SWEEP_BATCH: Final = 500
-
-
-class _Change:
-    """One call that waits for the writer: its writes, or a space to drop."""
-
-    def __init__(self, writes: Sequence[Write] = (), drop: str | None = None) -> None:
-        self.writes = writes
-        self.drop = drop
-        self.answer: Future[list[int]] = Future()
 
 
 class SqliteStore:
     """A Store in one SQLite file. Made by `open`."""
 
-    def __init__(self, path: Path, writer: "_Writer", connections: list[sqlite3.Connection]) -> None:
+    def __init__(self, path: Path, writer: Writer, connections: list[sqlite3.Connection]) -> None:
         self._path = path
         self._writer = writer
         self._connections: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
@@ -50,23 +38,41 @@ class SqliteStore:
             self._connections.put(connection)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix=f"read {path.name}")
         self._clock = writer.clock
+        self._log_of = writer.log_of
+        self._watchers = writer.watchers
         self._closed = False
 
     @classmethod
     async def open(
-        cls, path: Path, *, clock: Callable[[], float] = steady, sweep_every: float = 10.0
+        cls,
+        path: Path,
+        *,
+        clock: Callable[[], float] = steady,
+        sweep_every: float = 10.0,
+        log_of: LogOf = lambda _space: None,
+        bounds: Bounds = BOUNDS,
     ) -> Self:
         """Open the file at path, and make it where there is none.
 
         `clock` tells seconds since the epoch, and does not step; `sweep_every` is how often expired entries
-        are deleted from the file, in seconds (nobody sees them any more once they have expired). Raises
-        Problem `unavailable` when the file can't be used: not writable, damaged, not ours, of a newer
+        are deleted from the file, in seconds (nobody sees them any more once they have expired); `log_of` and
+        `bounds` say of what there is a history, and how much of one (see history.py). Raises Problem
+        `unavailable` when the file can't be used: not writable, damaged, not ours, of a newer
         version, the disk full.
         """
-        return await asyncio.to_thread(cls._open, path, clock, sweep_every)
+        watchers = ThreadWatchers(asyncio.get_running_loop())
+        return await asyncio.to_thread(cls._open, path, clock, sweep_every, log_of, bounds, watchers)
 
     @classmethod
-    def _open(cls, path: Path, clock: Callable[[], float], sweep_every: float) -> Self:
+    def _open(
+        cls,
+        path: Path,
+        clock: Callable[[], float],
+        sweep_every: float,
+        log_of: LogOf,
+        bounds: Bounds,
+        watchers: ThreadWatchers,
+    ) -> Self:
         connections: list[sqlite3.Connection] = []
         try:
             sqlite_file.make(path)
@@ -81,7 +87,9 @@ class SqliteStore:
             for connection in connections:
                 connection.close()
             raise
-        return cls(path, _Writer(path, connections[0], last, clock, sweep_every), connections[1:])
+        recorder = Recorder(connections[0], log_of, bounds)
+        writer = Writer(path, connections[0], last, clock, sweep_every, recorder, watchers)
+        return cls(path, writer, connections[1:])
 
     async def get(self, space: str, key: str) -> Entry | None:
         """Return the entry, or None where there is none or it has expired."""
@@ -105,16 +113,16 @@ class SqliteStore:
         )
 
     async def write(self, writes: Sequence[Write]) -> list[int]:
-        """Make all changes or none, durably; return the new versions (ABSENT for deletions).
+        """Make all changes or none, durably; return the versions that stand then (ABSENT for deletions).
 
         A later write of the same call sees the earlier ones. When the caller is cancelled, the changes are
         made or they are not. Raises Conflict, and Problem `unavailable` when the disk refuses.
         """
-        return await self._change(_Change(list(writes)))
+        return await self._change(Job(list(writes)))
 
     async def drop(self, space: str) -> None:
         """Delete everything in a space."""
-        await self._change(_Change(drop=space))
+        await self._change(Job(drop=space))
 
     async def size(self, prefix: str) -> int:
         """Return what the entries take in all spaces whose names start with prefix, in bytes."""
@@ -123,10 +131,22 @@ class SqliteStore:
         if (end := after_prefix(prefix)) is not None:
             statement += " AND space < ?"
             values += (end,)
-        self._check_open()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._readers, self._number, statement, values
-        )
+        [(number,)] = await self._ask(lambda connection: connection.execute(statement, values).fetchall())
+        return int(number)
+
+    async def position(self) -> Position:
+        """Return where the history is now."""
+        return await self._ask(history_sqlite.position)
+
+    async def changes(self, space: str, after: Position, limit: int = 100) -> Batch:
+        """Return changes of a space that come after a position. Raises Gone; see `History.changes`."""
+        log = self._log_of(space)
+        assert log is not None, f"there is no history of {space}"  # noqa: S101
+        return await self._ask(lambda connection: history_sqlite.read(connection, log, space, after, limit))
+
+    def watch(self, space: str) -> contextlib.AbstractContextManager[asyncio.Event]:
+        """Return a context whose event is set soon after each change of a space."""
+        return self._watchers.watch(space)
 
     async def weakness(self) -> str:
         """Tell of none: the log is on the disk before a write is answered."""
@@ -161,28 +181,24 @@ class SqliteStore:
             self._connections.get().close()
         self._writer.close()
 
-    async def _change(self, change: _Change) -> list[int]:
+    async def _change(self, change: Job) -> list[int]:
         self._check_open()
         self._writer.queue.put(change)
         return await asyncio.wrap_future(change.answer)
 
     async def _read(self, statement: str, values: tuple[str | int | float, ...]) -> list[Entry]:
+        rows = await self._ask(lambda connection: connection.execute(statement, values).fetchall())
+        return [Entry(*row) for row in rows]
+
+    async def _ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Have one of the readers look into the file."""
         self._check_open()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._readers, self._select, statement, values
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._look, question)
 
-    def _select(self, statement: str, values: tuple[str | int | float, ...]) -> list[Entry]:
-        return [Entry(*row) for row in self._rows(statement, values)]
-
-    def _number(self, statement: str, values: tuple[str, ...]) -> int:
-        ((number,),) = self._rows(statement, values)
-        return int(number)
-
-    def _rows(self, statement: str, values: Sequence[str | int | float]) -> list[tuple[Any, ...]]:
+    def _look(self, question: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._connections.get()  # never waits: there are as many as there are threads
         try:
-            return connection.execute(statement, values).fetchall()
+            return question(connection)
         except sqlite3.Error as error:
             raise sqlite_file.problem(error, self._path) from error
         finally:
@@ -191,143 +207,3 @@ class SqliteStore:
     def _check_open(self) -> None:
         if self._closed:
             raise Problem("unavailable", f"The store {self._path.name} is closed; the platform is stopping.")
-
-
-class _Writer:
-    """The thread that makes all changes."""
-
-    def __init__(
-        self,
-        path: Path,
-        connection: sqlite3.Connection,
-        last: int,
-        clock: Callable[[], float],
-        sweep_every: float,
-    ) -> None:
-        self.clock = clock
-        self.queue: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
-        self._path = path
-        self._connection = connection
-        self._last = last
-        self._sweep_every = sweep_every
-        self._thread = threading.Thread(target=self._run, name=f"write {path.name}", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Make the changes that are queued, end the thread, and close the file."""
-        self.queue.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        next_sweep = time.monotonic()
-        open_ = True
-        while open_:
-            group, open_ = self._take(next_sweep - time.monotonic())
-            if group:
-                self._commit(group)
-            if time.monotonic() >= next_sweep:
-                more = self._sweep()
-                next_sweep = time.monotonic() + (0 if more else self._sweep_every)
-        self._connection.close()
-
-    def _take(self, wait: float) -> tuple[list[_Change], bool]:
-        """Return what is queued, after waiting for the first; False where the store is to be closed."""
-        group: list[_Change] = []
-        try:
-            change = self.queue.get(timeout=max(wait, 0))
-            while change is not None:
-                if change.answer.set_running_or_notify_cancel():
-                    group.append(change)
-                if len(group) == _LARGEST_GROUP:
-                    return group, True
-                change = self.queue.get_nowait()
-        except queue.Empty:
-            return group, True
-        return group, False
-
-    def _commit(self, group: list[_Change]) -> None:
-        last = self._last
-        outcomes: list[list[int] | Exception] = []
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            outcomes = [self._apply(change) for change in group]
-            if self._last != last:
-                self._connection.execute("UPDATE counter SET last = ?", (self._last,))
-            self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            problem = self._undo(error)
-            outcomes = [Problem(problem.kind, problem.detail) for _ in group]
-            self._last = last
-        for change, outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                change.answer.set_exception(outcome)
-            else:
-                change.answer.set_result(outcome)
-
-    def _undo(self, error: sqlite3.Error) -> Problem:
-        """Roll back what is left of a transaction, and return what to tell the callers."""
-        problem = sqlite_file.problem(error, self._path)
-        _log.error("%s", problem.detail)
-        if self._connection.in_transaction:  # some errors have rolled it back already
-            try:
-                self._connection.execute("ROLLBACK")
-            except sqlite3.Error:
-                # The next BEGIN fails, and tries again to roll back: callers are told, none waits forever
-                _log.exception("%s: what a failed change left could not be rolled back", self._path)
-        return problem
-
-    def _apply(self, change: _Change) -> list[int] | Exception:
-        """Make one call's changes within the group's transaction, or none of them.
-
-        Raises sqlite3.Error, which ends the whole group.
-        """
-        execute = self._connection.execute
-        execute("SAVEPOINT change")
-        try:
-            if change.drop is not None:
-                execute("DELETE FROM entries WHERE space = ?", (change.drop,))
-            answer: list[int] | Exception = [self._put(i, write) for i, write in enumerate(change.writes)]
-        except sqlite3.Error:
-            raise
-        except Exception as error:  # noqa: BLE001  it goes to the caller; the others of the group go on
-            execute("ROLLBACK TO change")
-            answer = error
-        execute("RELEASE change")
-        return answer
-
-    def _put(self, index: int, write: Write) -> int:
-        now = self.clock()
-        if write.expect is not None:
-            row = self._connection.execute(
-                "SELECT version FROM entries WHERE space = ? AND key = ?"
-                " AND (expires IS NULL OR expires > ?)",
-                (write.space, write.key, now),
-            ).fetchone()
-            found = row[0] if row else ABSENT
-            if found != write.expect:
-                raise Conflict(index, found)
-        if write.value is None:
-            self._connection.execute(
-                "DELETE FROM entries WHERE space = ? AND key = ?", (write.space, write.key)
-            )
-            return ABSENT
-        self._last += 1
-        self._connection.execute(
-            "INSERT INTO entries VALUES (?, ?, ?, ?, ?) ON CONFLICT (space, key) DO UPDATE SET"
-            " value = excluded.value, version = excluded.version, expires = excluded.expires",
-            (write.space, write.key, write.value, self._last, end_of(write, now)),
-        )
-        return self._last
-
-    def _sweep(self) -> bool:
-        """Delete some expired entries; tell whether there may be more."""
-        try:
-            swept = self._connection.execute(
-                "DELETE FROM entries WHERE rowid IN"
-                " (SELECT rowid FROM entries WHERE expires <= ? ORDER BY expires LIMIT ?)",
-                (self.clock(), _SWEEP_BATCH),
-            )
-        except sqlite3.Error as error:
-            self._undo(error)
-            return False
-        return swept.rowcount == _SWEEP_BATCH

@@ -9,9 +9,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pilotlight import store_redis, store_redis_scripts
+from pilotlight.history_redis import HEAD
 from pilotlight.problems import Problem
 from pilotlight.store import size_of
-from pilotlight.store_redis import CLAIM, HEAD, SCHEMA, UNFINISHED
+from pilotlight.store_redis import CLAIM, SCHEMA, UNFINISHED
 from pilotlight.store_whole import Record
 
 _WITHIN: Final = 30.0  # seconds for an answer: nobody else waits for this Redis' store
@@ -32,7 +33,7 @@ class _Whole:
         self._order, self._values = tag + b":order:", tag + b":values:"
         self._sizes, self._spaces = tag + b":sizes", tag + b":spaces"
         self._counter, self._expiring = tag + b":counter", tag + b":expiring"
-        self._owned, self._schema = tag + b":owner", tag + b":schema"
+        self._owned, self._schema, self._era = tag + b":owner", tag + b":schema", tag + b":era"
         self._mark = b"{pilotlight:registry}:schema"
         self._claimed = self._redis.register_script(store_redis_scripts.CLAIMED)
         self._given_up = self._redis.register_script(store_redis_scripts.GIVEN_UP)
@@ -139,7 +140,7 @@ class RedisTarget(_Whole):
                 self._claim()
                 space = order.removeprefix(self._order)
                 self._command("UNLINK", order, self._values + space)
-            self._command("UNLINK", self._expiring, self._counter, self._sizes, self._spaces)
+            self._command("UNLINK", self._expiring, self._counter, self._sizes, self._spaces, self._era)
             self._command("UNLINK", self._schema)
 
     def begin(self, last: int) -> None:

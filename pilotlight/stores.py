@@ -2,21 +2,27 @@
 
 import os
 import platform
+from typing import Protocol
 
 from pilotlight.datafolder import DataFolder
+from pilotlight.history import History, LogOf
 from pilotlight.store import Store
 from pilotlight.store_sqlite import SqliteStore
+
+
+class FollowedStore(Store, History, Protocol):
+    """A store whose changes can be followed."""
 
 
 async def registry(setting: str, data: DataFolder) -> Store:
     """Open the store of the registry, which one platform at a time uses. Raises Problem."""
     owner = f"{platform.node()}:{data.root}, {_identity(data)}"
-    return await _open(setting, data, "registry", owner)
+    return await _open(setting, data, "registry", owner, lambda _space: None)
 
 
-async def documents(setting: str, data: DataFolder) -> Store:
-    """Open the store of the documents. Raises Problem."""
-    return await _open(setting, data, "documents", "")
+async def documents(setting: str, data: DataFolder, log_of: LogOf) -> FollowedStore:
+    """Open the store of the documents, with the history that `log_of` asks for. Raises Problem."""
+    return await _open(setting, data, "documents", "", log_of)
 
 
 def shown(setting: str) -> str:
@@ -28,12 +34,12 @@ def shown(setting: str) -> str:
     return place(setting)
 
 
-async def _open(setting: str, data: DataFolder, name: str, owner: str) -> Store:
+async def _open(setting: str, data: DataFolder, name: str, owner: str, log_of: LogOf) -> FollowedStore:
     if setting == "sqlite":
-        return await SqliteStore.open(data.store(name))
+        return await SqliteStore.open(data.store(name), log_of=log_of)
     from pilotlight.store_redis import RedisStore  # it takes a while to import, and not everybody has one
 
-    return await RedisStore.open(setting, name, owner=owner)
+    return await RedisStore.open(setting, name, owner=owner, log_of=log_of)
 
 
 def _identity(data: DataFolder) -> str:

@@ -6,6 +6,7 @@ platform starts meanwhile, or on what is left where this was killed (see sqlite_
 
 import json
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def _bring_back(file: Path, data: DataFolder) -> dict[str, Any]:
         work.mkdir(mode=0o711)
         mark.touch(mode=0o600)
         head = Reader(file).unpack(work)
+        _begin_era(data, work)
         heads = json.loads((work / "repositories.json").read_text())
         repositories.unpack(work / "bundles", heads, work / "repositories")
         _settle(data, work)
@@ -55,6 +57,15 @@ def _bring_back(file: Path, data: DataFolder) -> dict[str, Any]:
     mark.rename(data.registry)
     sqlite_file.synchronise(data.root)
     return head
+
+
+def _begin_era(data: DataFolder, work: Path) -> None:
+    """Have those who follow documents read them anew: the platform may have gone on since the backup."""
+    path = work / data.store("documents").name
+    try:
+        sqlite_file.begin_era(path)
+    except sqlite3.Error as error:
+        raise sqlite_file.problem(error, path) from error
 
 
 def _check_empty(data: DataFolder) -> None:

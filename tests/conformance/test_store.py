@@ -861,7 +861,7 @@ class TestInRedis:
         assert [await again.size(prefix) for prefix in ("", "data/a/", "b")] == sizes
         await again.drop("b")
         assert await client.zcard(f"{{pilotlight:{name}}}:spaces") == 2
-        assert await client.get(f"{{pilotlight:{name}}}:schema") == b"2"
+        assert await client.get(f"{{pilotlight:{name}}}:schema") == b"3"
         await client.aclose()
         await again.close()
         await other.close()
