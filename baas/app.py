@@ -1,6 +1,7 @@
 """The two faces of this service: what an operator reaches through the gateway, and what a function does.
 
-From here a request for documents goes request.py → query.py (which asks plan.py) → response.py.
+From here a request for documents goes request.py → query.py (which asks plan.py) → response.py; one for the
+changes of a collection goes to feed.py.
 """
 
 import logging
@@ -12,11 +13,13 @@ from aiohttp import hdrs, web
 
 from baas import relay
 from baas.face import Handler
+from baas.feed import Feeds
 from baas.metrics import Metrics
 from baas.query import Documents
 from baas.relay import Relay
-from baas.request import Listing, read_request
-from baas.response import answer_response, page_response, problem_response
+from baas.request import Feed, Listing, Transaction, read_request
+from baas.response import answer_response, page_response, problem_response, results_response
+from baas.transaction import read_operations
 from pilotlight.problems import Problem
 from pilotlight.server_name import sign
 
@@ -27,8 +30,9 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 class Faces:
     """Makes the handlers."""
 
-    def __init__(self, documents: Documents, calls: Relay, metrics: Metrics) -> None:
+    def __init__(self, documents: Documents, feeds: Feeds, calls: Relay, metrics: Metrics) -> None:
         self._documents = documents
+        self._feeds = feeds
         self._calls = calls
         self._metrics = metrics
 
@@ -63,7 +67,8 @@ class Faces:
         started = time.perf_counter()
         response = await _answered(self._document(http, app))
         method = http.method if http.method in _METHODS else "other"
-        self._metrics.duration.labels(method).observe(time.perf_counter() - started)
+        if not response.prepared:  # a feed lasts as long as its reader likes
+            self._metrics.duration.labels(method).observe(time.perf_counter() - started)
         self._metrics.requests.labels(method, str(response.status)).inc()
         return sign(response)
 
@@ -71,6 +76,11 @@ class Faces:
         request = await read_request(http, app, short=app is not None)
         if isinstance(request, Listing):
             return page_response(await self._documents.list(request))
+        if isinstance(request, Feed):
+            return await self._feeds.serve(http, request)
+        if isinstance(request, Transaction):
+            operations = read_operations(request.app, request.body)
+            return results_response(operations, await self._documents.transact(operations))
         return answer_response(request, await self._documents.run(request), named_app=app is None)
 
 

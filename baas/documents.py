@@ -6,7 +6,7 @@ from typing import Any, Final, NoReturn
 from pilotlight.problems import Problem
 
 MAX_DOCUMENT: Final = 1 << 20
-"""The largest document, and the largest body of a request, in bytes."""
+"""The largest document, and the largest body of a request about one, in bytes."""
 
 _TOO_DEEP = "The JSON is nested too deeply. Flatten it, or split it into several documents."
 
@@ -41,11 +41,10 @@ def encode(value: Any) -> bytes:
     return text
 
 
-def too_large(what: str) -> Problem:
-    """Return the refusal of something that is larger than MAX_DOCUMENT."""
-    return Problem(
-        "too-large", f"{what} is larger than {MAX_DOCUMENT} bytes. Split it into several documents."
-    )
+def too_large(what: str, most: int = MAX_DOCUMENT) -> Problem:
+    """Return the refusal of something that has more bytes than it may."""
+    remedy = "documents" if most == MAX_DOCUMENT else "transactions"
+    return Problem("too-large", f"{what} is larger than {most} bytes. Split it into several {remedy}.")
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -21,6 +21,11 @@ class Metrics:
             buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
             registry=self.registry,
         )
+        self.feeds = Gauge(
+            "pilotlight_data_feeds",
+            "Feeds of changes that are being read",
+            registry=self.registry,
+        )
         self.relayed = Counter(
             "pilotlight_relayed_calls",
             "Calls from functions to functions",

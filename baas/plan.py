@@ -1,6 +1,7 @@
 """What to do about an operation, given what stands in the store. Nothing here waits or writes.
 
-`plan` returns an `Answer`, or a `Change` with the answer for when it has been made. query.py carries it out.
+`plan` returns an `Answer`, or a `Change` with the answer for when it has been made. draft.py makes a whole of
+several, query.py carries it out.
 """
 
 import math
@@ -57,6 +58,8 @@ def plan(operation: Operation, entry: Entry | None) -> Answer | Change:
             case Action.GET:
                 entry = _existing(operation, entry)
                 return Answer(200, entry.value, entry.version)
+            case Action.CHECK:
+                return Answer(204, version=version)
             case Action.DELETE:
                 _existing(operation, entry)
                 return Change(_write(operation, entry, None))
@@ -74,6 +77,8 @@ def plan(operation: Operation, entry: Entry | None) -> Answer | Change:
                 value, number = _incremented(operation, entry)
                 answer = Answer(200, encode({"value": number}))
                 return Change(_write_part(operation, entry, value), answer)
+            case _:
+                raise AssertionError(f"{operation.action} is not about one document")
     except RecursionError as error:
         raise Problem("invalid-request", "The document is nested too deeply for this. Flatten it.") from error
 

@@ -11,6 +11,9 @@ _TAGS = re.compile(rf"[ \t,]*{_TAG.pattern}(?:[ \t]*,[ \t,]*{_TAG.pattern})*[ \t
 
 ANY: Final = "*"
 
+PENDING: Final = -1
+"""The version of a document that an earlier operation of a transaction has changed: no tag is its own."""
+
 
 def etag(version: int) -> str:
     """Return the strong entity tag of a document at this version."""
@@ -45,6 +48,8 @@ class Condition:
             return False
         if self.tags == (ANY,):
             return True
+        if version == PENDING:
+            return False
         tags = [tag.removeprefix("W/") for tag in self.tags] if weakly else self.tags
         return etag(version) in tags
 
@@ -73,6 +78,10 @@ class Preconditions:
 def _lost(version: int | None) -> Problem:
     if version is None:
         return Problem("precondition-failed", "There is no such document (any more). Nothing was changed.")
+    if version == PENDING:
+        return Problem(
+            "precondition-failed", "An operation before it has changed the document. Nothing was changed."
+        )
     return Problem(
         "precondition-failed",
         f"The document stands at {etag(version)}. Nothing was changed; read it again and decide anew.",

@@ -1,6 +1,7 @@
-"""From an HTTP request to what is asked for: a `Listing` of a collection, or an `Operation` on a document.
+"""From an HTTP request to what is asked for: a `Listing`, a `Transaction`, a `Feed`, or an `Operation`.
 
-Here is all that is checked without looking at any document: paths, methods, parameters, media types, sizes.
+Here (and in transaction.py, where the body tells) is all that is checked without looking at any document:
+paths, methods, parameters, media types, sizes.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from baas.documents import MAX_DOCUMENT, too_large
 from baas.preconditions import Condition, Preconditions
+from pilotlight.history import Position
 from pilotlight.ids import NAME_RULE, is_name, new_id
 from pilotlight.problems import Problem
 
@@ -25,6 +27,9 @@ MAX_KEY: Final = 512
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
 MAX_TTL: Final = 10 * 365 * 86400.0
+MAX_TRANSACTION: Final = 4 << 20
+TRANSACTIONS: Final = "transactions"  # is no collection
+CHANGES: Final = "changes"  # is no key
 MERGE_PATCH: Final = "application/merge-patch+json"
 JSON_PATCH: Final = "application/json-patch+json"
 
@@ -35,7 +40,7 @@ _LIMIT = re.compile(r"[1-9]\d{0,3}")
 
 
 class Action(StrEnum):
-    """What is done with a document."""
+    """What is done with a document; at last, with several of them, and with a collection."""
 
     GET = "get"
     CREATE = "create"
@@ -43,6 +48,9 @@ class Action(StrEnum):
     PATCH = "patch"
     DELETE = "delete"
     INCREMENT = "increment"
+    CHECK = "check"
+    TRANSACT = "transact"
+    FOLLOW = "follow"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +62,23 @@ class Listing:
     prefix: str = ""
     limit: int = DEFAULT_LIMIT
     after: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """The changes of a collection, from a position on, or from now on."""
+
+    app: str
+    collection: str
+    since: Position | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transaction:
+    """Several operations at once, in their body: see transaction.py."""
+
+    app: str
+    body: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +109,16 @@ class Target:
         if self.increment:
             return {hdrs.METH_POST: Action.INCREMENT}
         if self.key is None:
-            return {hdrs.METH_GET: None, hdrs.METH_HEAD: None, hdrs.METH_POST: Action.CREATE}
+            post = Action.TRANSACT if self.collection == TRANSACTIONS else Action.CREATE
+            return {hdrs.METH_GET: None, hdrs.METH_HEAD: None, hdrs.METH_POST: post}
+        if self.key == CHANGES:  # one from before that was no key can be deleted
+            return {hdrs.METH_GET: Action.FOLLOW, hdrs.METH_DELETE: Action.DELETE}
+        if self.collection == TRANSACTIONS:
+            return {
+                hdrs.METH_GET: Action.GET,
+                hdrs.METH_HEAD: Action.GET,
+                hdrs.METH_DELETE: Action.DELETE,
+            }
         return {
             hdrs.METH_GET: Action.GET,
             hdrs.METH_HEAD: Action.GET,
@@ -102,7 +136,10 @@ _PARAMETERS: Final[dict[Action | None, frozenset[str]]] = {
     Action.PUT: frozenset({"ttl"}),
     Action.PATCH: frozenset({"ttl"}),
     Action.INCREMENT: frozenset({"ttl"}),
+    Action.TRANSACT: frozenset(),
+    Action.FOLLOW: frozenset({"since"}),
 }
+_BODILESS: Final = frozenset({Action.GET, Action.DELETE, Action.FOLLOW})
 
 
 def parse_target(path: str, *, short: bool) -> Target:
@@ -118,22 +155,19 @@ def parse_target(path: str, *, short: bool) -> Target:
     else:
         rest = ""
     segments = [_unquote(segment) for segment in rest.split("/")]
-    if not segments[0] or len(segments) > 3 or (len(segments) == 3 and segments[2] != "increment"):
+    counter = len(segments) == 3 and segments[2] == "increment"
+    reserved = counter and (segments[0] == TRANSACTIONS or segments[1] == CHANGES)
+    if not segments[0] or reserved or (len(segments) > 2 and not counter):
         raise Problem(
             "not-found",
             f"There is nothing at {path[:200]}. Documents are at {PREFIX}COLLECTION/KEY; "
             "a / within a key is written %2F.",
         )
-    if not _COLLECTION.fullmatch(segments[0]):
-        raise Problem(
-            "invalid-request",
-            f"{segments[0][:80]!r} can't name a collection; use up to 64 letters, digits, dots, dashes and "
-            "underscores, a letter or digit first.",
-        )
+    check_collection(segments[0])
     if len(segments) == 1:
         return Target(segments[0])
-    _check_key(segments[1])
-    return Target(segments[0], segments[1], increment=len(segments) == 3)
+    check_key(segments[1])
+    return Target(segments[0], segments[1], increment=counter)
 
 
 def _unquote(segment: str) -> str:
@@ -143,7 +177,18 @@ def _unquote(segment: str) -> str:
         raise Problem("invalid-request", f"{segment[:80]!r} in the path is not UTF-8.") from error
 
 
-def _check_key(key: str) -> None:
+def check_collection(name: str) -> None:
+    """Raise Problem `invalid-request` unless it can name a collection."""
+    if not _COLLECTION.fullmatch(name):
+        raise Problem(
+            "invalid-request",
+            f"{name[:80]!r} can't name a collection; use up to 64 letters, digits, dots, dashes and "
+            "underscores, a letter or digit first.",
+        )
+
+
+def check_key(key: str) -> None:
+    """Raise Problem `invalid-request` unless it can be the key of a document."""
     if key in ("", ".", "..") or not key.isprintable() or len(key.encode()) > MAX_KEY:
         raise Problem(
             "invalid-request",
@@ -151,7 +196,9 @@ def _check_key(key: str) -> None:
         )
 
 
-async def read_request(http: web.BaseRequest, app: str | None, *, short: bool) -> Listing | Operation:
+async def read_request(
+    http: web.BaseRequest, app: str | None, *, short: bool
+) -> Listing | Feed | Transaction | Operation:
     """Return what is asked for; `app` is None where the request itself must name it.
 
     Raises Problem.
@@ -169,7 +216,12 @@ async def read_request(http: web.BaseRequest, app: str | None, *, short: bool) -
         app = _named_app(parameters.pop("app", None), http.headers.get("Pilotlight-App"))
     if action is None:
         return _listing(app, target.collection, parameters)
+    if action is Action.FOLLOW:
+        since = http.headers.get("Last-Event-ID") or parameters.get("since")
+        return Feed(app=app, collection=target.collection, since=_position(since) if since else None)
     media_type = _media_type(http, action)
+    if action is Action.TRANSACT:
+        return Transaction(app=app, body=await _read_body(http, MAX_TRANSACTION))
     return Operation(
         app=app,
         collection=target.collection,
@@ -178,7 +230,7 @@ async def read_request(http: web.BaseRequest, app: str | None, *, short: bool) -
         preconditions=Preconditions() if action is Action.CREATE else _preconditions(http),
         ttl=_ttl(parameters.get("ttl")),
         media_type=media_type,
-        body=await _read_body(http) if action not in (Action.GET, Action.DELETE) else b"",
+        body=b"" if action in _BODILESS else await _read_body(http, MAX_DOCUMENT),
     )
 
 
@@ -243,11 +295,29 @@ def decode_cursor(cursor: str) -> str:
 def _ttl(text: str | None) -> float | None:
     if text is None:
         return None
-    if not _TTL.fullmatch(text) or not 0 < float(text) <= MAX_TTL:
+    if not _TTL.fullmatch(text):
         raise Problem(
             "invalid-request", f"ttl: {text[:20]!r} is not a number of seconds up to {MAX_TTL:.0f}."
         )
-    return float(text)
+    return check_ttl(float(text))
+
+
+def check_ttl(seconds: float) -> float:
+    """Return what was given, if it can be a document's life. Raises Problem `invalid-request`."""
+    if not 0 < seconds <= MAX_TTL:
+        raise Problem("invalid-request", f"ttl: {seconds} is not a number of seconds up to {MAX_TTL:.0f}.")
+    return seconds
+
+
+def _position(text: str) -> Position:
+    try:
+        return Position.parse(text)
+    except ValueError as error:
+        raise Problem(
+            "invalid-request",
+            f"{error}. Take the id of an event, or the Pilotlight-Position of a listing; without one, the "
+            "changes come from now on.",
+        ) from error
 
 
 def _preconditions(http: web.BaseRequest) -> Preconditions:
@@ -260,7 +330,7 @@ def _preconditions(http: web.BaseRequest) -> Preconditions:
 
 def _media_type(http: web.BaseRequest, action: Action) -> str:
     """Return the media type of the body. Raises Problem `unsupported-media-type`."""
-    if action in (Action.GET, Action.DELETE) or (action is Action.INCREMENT and not http.can_read_body):
+    if action in _BODILESS or (action is Action.INCREMENT and not http.can_read_body):
         return ""
     if http.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem("unsupported-media-type", "Send the body without Content-Encoding.")
@@ -287,17 +357,17 @@ def _media_type(http: web.BaseRequest, action: Action) -> str:
     return name
 
 
-async def _read_body(http: web.BaseRequest) -> bytes:
-    if (http.content_length or 0) > MAX_DOCUMENT:
-        raise too_large("The body")
+async def _read_body(http: web.BaseRequest, most: int) -> bytes:
+    if (http.content_length or 0) > most:
+        raise too_large("The body", most)
     await send_continue(http)
     body = bytearray()
     try:
         async with asyncio.timeout(_BODY_WAIT):
             async for chunk in http.content.iter_any():
                 body += chunk
-                if len(body) > MAX_DOCUMENT:
-                    raise too_large("The body")
+                if len(body) > most:
+                    raise too_large("The body", most)
     except TimeoutError as error:
         raise Problem(
             "invalid-request", f"The body did not arrive within {_BODY_WAIT:.0f} seconds. Send it again."

@@ -1,6 +1,7 @@
 """From answers, pages and problems to HTTP responses."""
 
 import json
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from aiohttp import web
@@ -8,8 +9,9 @@ from aiohttp import web
 from baas.plan import Answer
 from baas.preconditions import etag
 from baas.query import Page
-from baas.request import PREFIX, Operation, encode_cursor
+from baas.request import PREFIX, Action, Operation, encode_cursor
 from pilotlight.problems import Problem
+from pilotlight.store import Entry
 
 _JSON = {"Content-Type": "application/json"}
 
@@ -25,17 +27,38 @@ def answer_response(operation: Operation, answer: Answer, *, named_app: bool) ->
     return web.Response(status=answer.status, body=answer.body or None, headers=headers)
 
 
+def results_response(operations: Sequence[Operation], answers: Sequence[Answer]) -> web.Response:
+    """Return the response for a transaction: a result for each operation, in their order."""
+    results = []
+    for operation, answer in zip(operations, answers, strict=True):
+        members = [b'"key":%b' % _text(operation.key), b'"status":%d' % answer.status]
+        if answer.version is not None:
+            members.append(b'"etag":%b' % _text(etag(answer.version)))
+        if operation.action is Action.INCREMENT:
+            members.append(answer.body[1:-1])  # "value" and the number
+        results.append(b"{%b}" % b",".join(members))
+    return web.Response(body=b'{"results":[%b]}' % b",".join(results), headers=_JSON)
+
+
 def page_response(page: Page) -> web.Response:
-    """Return the response for a listing; the documents go in as the bytes that they are kept as."""
-    members = []
-    for entry in page.entries:
-        expires = b"" if entry.expires is None else b',"expires":%.3f' % entry.expires
-        name = json.dumps(entry.key, ensure_ascii=False).encode()
-        tag = json.dumps(etag(entry.version)).encode()
-        members.append(b'{"key":%b,"etag":%b%b,"value":%b}' % (name, tag, expires, entry.value))
+    """Return the response for a listing."""
     cursor = json.dumps(encode_cursor(page.entries[-1].key) if page.more else None).encode()
-    body = b'{"documents":[%b],"cursor":%b}' % (b",".join(members), cursor)
-    return web.Response(body=body, headers=_JSON)
+    body = b'{"documents":[%b],"cursor":%b}' % (b",".join(map(shown, page.entries)), cursor)
+    headers = dict(_JSON)
+    if page.position is not None:
+        headers["Pilotlight-Position"] = str(page.position)
+    return web.Response(body=body, headers=headers)
+
+
+def shown(entry: Entry) -> bytes:
+    """Return a document with its key and its tag, as JSON; its value goes in as the bytes that are kept."""
+    expires = b"" if entry.expires is None else b',"expires":%.3f' % entry.expires
+    tag = _text(etag(entry.version))
+    return b'{"key":%b,"etag":%b%b,"value":%b}' % (_text(entry.key), tag, expires, entry.value)
+
+
+def _text(text: str) -> bytes:
+    return json.dumps(text, ensure_ascii=False).encode()
 
 
 def problem_response(problem: Problem) -> web.Response:

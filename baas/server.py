@@ -9,6 +9,7 @@ from baas.dial import Dialer
 from baas.egress import EgressProxy
 from baas.egress_rules import Rules
 from baas.face import Face
+from baas.feed import Feeds
 from baas.listeners import Grant, Handover, Service
 from baas.metrics import Metrics
 from baas.plan import log_of
@@ -40,10 +41,11 @@ async def serve(
     metrics = Metrics()
     dialer = Dialer(outside_proxy())
     store = await stores.documents(settings.store, data, log_of)
+    feeds = Feeds(store, metrics)
     quota = Quota(store, settings.max_documents)
     try:
         async with Relay(data.socket("gateway")) as calls:
-            faces = Faces(Documents(store, quota), calls, metrics)
+            faces = Faces(Documents(store, quota), feeds, calls, metrics)
 
             def make(grant: Grant) -> Service:
                 if grant.kind != "data":
@@ -63,8 +65,10 @@ async def serve(
                 async with asyncio.TaskGroup() as tasks:
                     listening = tasks.create_task(handover.run(ready, _GRACE), name="hand-over of listeners")
                     await stopping.wait()
+                    feeds.end()
                     listening.cancel()
             finally:
+                feeds.end()
                 await operator.close(_GRACE)
                 path.unlink(missing_ok=True)
     finally:

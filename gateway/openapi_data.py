@@ -62,6 +62,7 @@ _LISTING = [
         "schema": {"type": "string"},
     },
 ]
+_POSITION = r"^[0-9a-z]{10}-(0|[1-9][0-9]{0,17})$"
 _ANY: dict[str, Any] = {"description": "Any JSON value."}
 _PAGE = {
     "type": "object",
@@ -85,7 +86,7 @@ _PAGE = {
 }
 _MEMBER_KEY = {"type": "object", "properties": {"key": {"type": "string"}}, "required": ["key"]}
 _MEMBER_VALUE = {"type": "object", "properties": {"value": {"type": "number"}}, "required": ["value"]}
-_BY = {
+_BY: dict[str, Any] = {
     "type": "object",
     "properties": {
         "by": {"type": "number", "default": 1},
@@ -93,6 +94,46 @@ _BY = {
     },
     "additionalProperties": False,
 }
+_ON = {
+    "collection": _COLLECTION["schema"],
+    "key": _KEY["schema"],
+    "if_match": {"type": "string", "description": "As the header If-Match."},
+    "if_none_match": {"type": "string", "description": "As the header If-None-Match."},
+}
+_LIFE = {"ttl": _TTL["schema"]}
+_RESULTS = {
+    "type": "object",
+    "properties": {
+        "results": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "key": {"type": "string"},
+                    "status": {"type": "integer", "description": "Of a request for this operation alone."},
+                    "etag": {"type": "string", "description": "Of the document, where it stands after all."},
+                    "value": {"type": "number", "description": "Of an increment: the new number."},
+                },
+                "required": ["key", "status"],
+            },
+        }
+    },
+    "required": ["results"],
+}
+_FOLLOWING = [
+    {
+        "name": "since",
+        "in": "query",
+        "description": "The id of the last event, or the Pilotlight-Position of a listing; else from now on.",
+        "schema": {"type": "string", "pattern": _POSITION},
+    },
+    {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "description": "As since, and goes before it.",
+        "schema": {"type": "string", "pattern": _POSITION},
+    },
+]
 _REFUSALS = (
     "invalid-request",
     "key-required",
@@ -130,6 +171,13 @@ def paths(problems: Callable[[tuple[str, ...]], dict[str, Any]]) -> dict[str, An
         return made
 
     created = {"201": _answer("It was made.", etag=True)}
+    listed = _answer("One page.", _PAGE)
+    listed["headers"] = {
+        "Pilotlight-Position": {
+            "schema": {"type": "string", "pattern": _POSITION},
+            "description": "Of a first page: where to follow the changes from, so that none is missing.",
+        }
+    }
     unchanged = {"304": _answer("It is the same as what If-None-Match names.", etag=True)}
     return {
         "/data/v1/{collection}": {
@@ -137,7 +185,7 @@ def paths(problems: Callable[[tuple[str, ...]], dict[str, Any]]) -> dict[str, An
             "get": operation(
                 "list_documents",
                 "List the documents of a collection, by their keys.",
-                {"200": _answer("One page.", _PAGE)},
+                {"200": listed},
                 _LISTING,
                 refusals=_REFUSALS,
             ),
@@ -179,6 +227,30 @@ def paths(problems: Callable[[tuple[str, ...]], dict[str, Any]]) -> dict[str, An
                 _CONDITIONS,
             ),
         },
+        "/data/v1/transactions": {
+            "post": operation(
+                "change_documents",
+                "Change several documents, all or none.",
+                {"200": _answer("What became of each operation.", _RESULTS)},
+                [],
+                _body(_transaction()),
+            ),
+        },
+        "/data/v1/{collection}/changes": {
+            "parameters": [_COLLECTION],
+            "get": operation(
+                "follow_documents",
+                "Follow the changes of a collection, as server-sent events.",
+                {
+                    "200": {
+                        "description": "Events: a document as in a listing, or its key and deleted.",
+                        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                    }
+                },
+                _FOLLOWING,
+                refusals=(*_REFUSALS, "gone"),
+            ),
+        },
         "/data/v1/{collection}/{key}/increment": {
             "parameters": [_COLLECTION, _KEY],
             "post": operation(
@@ -189,6 +261,36 @@ def paths(problems: Callable[[tuple[str, ...]], dict[str, Any]]) -> dict[str, An
                 _body(_BY, required=False),
             ),
         },
+    }
+
+
+def _transaction() -> dict[str, Any]:
+    """Return what a transaction is."""
+
+    def kind(op: str, own: dict[str, Any], *required: str, on: dict[str, Any] = _ON) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "properties": {"op": {"const": op}, **on, **own},
+            "required": ["op", *(name for name in ("collection", "key") if name in on), *required],
+            "additionalProperties": False,
+        }
+
+    value = {"value": _ANY, **_LIFE}
+    patches = {"merge": {"description": "RFC 7396."}, "patch": {"type": "array", "description": "RFC 6902."}}
+    kinds = [
+        kind("put", value, "value"),
+        kind("create", value, "value", on={"collection": _COLLECTION["schema"]}),
+        kind("patch", {**patches, **_LIFE}),
+        kind("increment", {**_BY["properties"], **_LIFE}),
+        kind("delete", {}),
+        kind("check", {}),
+    ]
+    operations = {"type": "array", "minItems": 1, "maxItems": 100, "items": {"oneOf": kinds}}
+    return {
+        "type": "object",
+        "properties": {"operations": operations},
+        "required": ["operations"],
+        "additionalProperties": False,
     }
 
 

@@ -10,6 +10,7 @@ KINDS: Final[dict[str, tuple[int, str]]] = {
     "not-found": (404, "There is no such thing"),
     "method-not-allowed": (405, "This method is not allowed here"),
     "conflict": (409, "It conflicts with what is there"),
+    "gone": (410, "It is no longer kept"),
     "precondition-failed": (412, "The document has changed"),
     "too-large": (413, "The body is too large"),
     "unsupported-media-type": (415, "This media type is not supported here"),

@@ -30,7 +30,7 @@ async def test_the_examples_for_the_shell_print_what_is_shown(granter: Granter) 
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     port = granter.grant("one")
-    assert len(EXAMPLES) == 8
+    assert len(EXAMPLES) == 10
     for commands, shown in EXAMPLES:
         printed = await run(port, "bash", "-euc", commands)
         printed = re.sub(r'"key":"[0-9a-z]{26}"', '"key":"KEY"', printed)
