@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 from aiohttp import web
-from conftest import Baas, Granter
 
 from pilotlight import sockets
 from pilotlight.datafolder import DataFolder
+from tests.support.baas import Baas, Granter
 
 
 class Gateway:

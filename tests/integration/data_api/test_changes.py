@@ -9,11 +9,11 @@ from typing import Any
 
 import aiohttp
 import pytest
-from conftest import Baas, Granter
 
 from baas import feed
 from pilotlight.history import Gone
 from pilotlight.store_sqlite import SqliteStore
+from tests.support.baas import Baas, Granter
 
 Session = aiohttp.ClientSession
 Event = tuple[str, Any]

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Granter
+
+from tests.support.baas import Granter
 
 TEXT = (Path(__file__).parents[3] / "docs" / "DATA.md").read_text()
 EXAMPLES = re.findall(r"```sh\n(.*?)```\n\n```text\n(.*?)```", TEXT, re.DOTALL)

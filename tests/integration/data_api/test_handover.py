@@ -8,10 +8,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from conftest import Baas, Granter
 
 from pilotlight import sockets
 from pilotlight.datafolder import DataFolder
+from tests.support.baas import Baas, Granter
 
 
 async def answers(port: int) -> bool:
