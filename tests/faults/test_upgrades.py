@@ -1,6 +1,7 @@
 """SIGUSR2: the platform goes on as the program that is on the disk now, while clients call and write."""
 
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -85,11 +86,10 @@ def test_an_upgrade_under_load_fails_no_call_and_no_write(up: Up) -> None:
 
 
 def test_a_program_that_does_not_load_changes_nothing(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = present(up)
     broken = up.folder / "broken" / "sitecustomize.py"
     broken.parent.mkdir()
     up.stop()
-    monkeypatch.setenv("PYTHONPATH", str(broken.parent))
+    monkeypatch.setenv("PYTHONPATH", str(broken.parent), prepend=os.pathsep)
     up.start()
     before = present(up)
     broken.write_text("raise SystemExit('it is half installed')\n")
