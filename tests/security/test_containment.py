@@ -72,10 +72,8 @@ def function(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=["probe", "native", "restored", "shell", "guest"])
-def python(request: pytest.FixtureRequest, service: Service) -> str:
+def python(request: pytest.FixtureRequest) -> str:
     """What runs Python: such a function, the command of a shell, or a function in an image of its own."""
-    if request.param == "guest" and service.mode != support.DOCKER:
-        pytest.skip("images are Docker's")
     return str(request.param)
 
 
