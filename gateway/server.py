@@ -4,6 +4,7 @@ Shutdown: not ready → accept no more → let running calls end → break off t
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import resource
@@ -37,6 +38,7 @@ from pilotlight.problems import Problem
 from pilotlight.settings import Settings
 
 _log = logging.getLogger(__name__)
+_HOLD = 2.0  # seconds that connections wait until the functions are known
 _DRAIN = 10.0  # seconds that running calls have to end at shutdown
 _GIVE_BACK = 3.0  # seconds for the leases
 
@@ -58,7 +60,7 @@ async def serve(
 
     Where this is one of several gateways, they share both, and `number` says which of them it is, from 1 on;
     else `private` is made here.
-    `ready` is called once the functions are known. Until then calls are refused as `unavailable`.
+    `ready` is called once the functions are known. Calls wait for that a while, then are `unavailable`.
     """
     _allow_many_connections()
     client = FunctionServiceClient.connect(data)
@@ -100,6 +102,10 @@ async def serve(
                 group.create_task(meter.run(), name="write counts down"),
             ]
             try:
+                # Connections wait for that rather than be refused, the more so beside a predecessor
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_HOLD):
+                        await _first(follower.known.wait(), stopping.wait())
                 await front.listen(listener, inside=False, tls=tls)
                 await front.listen(inside, inside=True)
                 await _first(follower.known.wait(), stopping.wait())
