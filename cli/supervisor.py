@@ -82,6 +82,7 @@ class Service:
     async def _run_once(self) -> int:
         """Start the process, and return its exit code once it has ended, or 0 when it gets a successor."""
         self._serves.clear()
+        self._succeeded.clear()  # asked for while there was none: this is the successor
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
@@ -95,7 +96,6 @@ class Service:
             raise
         finally:
             succeeded.cancel()
-        self._succeeded.clear()
         if ending.done():
             return ending.result()
         self._leaving[process] = ending

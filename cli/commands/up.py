@@ -30,6 +30,9 @@ _log = logging.getLogger(__name__)
 _START_WITHIN: Final = 120.0
 """Seconds; a start takes about one, an emulated machine is twenty times slower."""
 
+_LOAD_WITHIN: Final = 60.0
+"""Seconds that the program which is to take over has to be loaded."""
+
 _LET_GO_WITHIN: Final = 5.0
 """Seconds that instances without a function service have to end, once all services have."""
 
@@ -163,13 +166,18 @@ async def _renew(
 def _check_program() -> None:
     """Raise Problem where the program that is on the disk now can't even be loaded."""
     modules = ", ".join(f"{name.replace('-', '_')}.server" for name in SERVICES)
-    tried = subprocess.run(
-        [sys.executable, "-P", "-c", f"import cli.main, {modules}"],
-        check=False,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-P", "-c", f"import cli.main, {modules}"],
+            check=False,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_LOAD_WITHIN,
+        )
+    except subprocess.TimeoutExpired:
+        detail = f"the program that is installed now does not load within {_LOAD_WITHIN:g} s."
+        raise Problem("unavailable", detail) from None
     if tried.returncode != 0:
         said = tried.stderr.strip().rpartition("\n")[2]
         raise Problem("unavailable", f"the program that is installed now does not start ({said}).")
