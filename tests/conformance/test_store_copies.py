@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import pytest
@@ -95,20 +95,21 @@ def copy(source: Place, target: Place) -> dict[str, store_whole.Summary]:
 
 async def fill(place: Place) -> None:
     for name in NAMES:
-        store = await place.store(name)
-        ends = (None, 1000.5, 1e-9)  # the last has expired before it is copied
-        odd = [
-            Write(space=space, key=key, value=os.urandom(number * 50), ttl=ends[number % 3])
-            for space in SPACES
-            for number, key in enumerate(KEYS)
-        ]
-        await store.write(odd)
-        many = [Write(space="many", key=f"{i:05}", value=b"x" * 600) for i in range(3000)]
-        for begin in range(0, len(many), 500):  # a store has five seconds for each
-            await store.write(many[begin : begin + 500])
-        await store.write([Write(space="many", key="last", value=b"1")])
-        await store.write([Write(space="many", key="last", value=None)])  # its version was given out
-        await store.close()
+        async with AsyncExitStack() as stack:
+            store = await place.store(name)
+            stack.push_async_callback(store.close)
+            ends = (None, 1000.5, 1e-9)  # the last has expired before it is copied
+            odd = [
+                Write(space=space, key=key, value=os.urandom(number * 50), ttl=ends[number % 3])
+                for space in SPACES
+                for number, key in enumerate(KEYS)
+            ]
+            await store.write(odd)
+            many = [Write(space="many", key=f"{i:05}", value=b"x" * 600) for i in range(3000)]
+            for begin in range(0, len(many), 100):  # a store has five seconds for each
+                await store.write(many[begin : begin + 100])
+            await store.write([Write(space="many", key="last", value=b"1")])
+            await store.write([Write(space="many", key="last", value=None)])  # its version was given out
 
 
 async def test_everything_goes_over_with_its_version_and_end_and_what_follows_is_newer(
