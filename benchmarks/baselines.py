@@ -10,6 +10,7 @@ import select
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from benchmarks.rounds import Case, Measured
 
 _WITHIN = 60.0  # seconds
 _FOLDERS = ("bin", "sbin", "lib", "lib64")
-_IMAGE = "pilotlight-bench-empty"
+IMAGE = "pilotlight-bench-empty"
 _INSTALL = {
     "bwrap": "apt-get install bubblewrap",
     "crun": "apt-get install crun",
@@ -61,13 +62,13 @@ def bare(wanted: Program) -> Case:
     return Case(wanted.title, partial(_run, wanted, _bare))
 
 
-def cases(wanted: Program, folder: Path, notes: list[str]) -> list[Case]:
+def cases(wanted: Program, folder: Path, notes: list[str], undo: contextlib.ExitStack) -> list[Case]:
     """Return a case for each baseline that works here; `notes` get a line for each that does not.
 
-    The first one is the bare process. `folder` is for what they need.
+    The first one is the bare process. `folder` is for what they need; `undo` removes what lies elsewhere.
     """
     found = [bare(wanted)]
-    for name, wrap in _wraps(folder):
+    for name, wrap in _wraps(folder, undo):
         case = f"{name}: {wanted.title}"
         if shutil.which(name) is None:
             notes.append(f"There is no baseline {name}, since it is not installed: {_INSTALL[name]}")
@@ -82,11 +83,11 @@ def cases(wanted: Program, folder: Path, notes: list[str]) -> list[Case]:
     return found
 
 
-def _wraps(folder: Path) -> Iterator[tuple[str, Callable[[], Wrap]]]:
+def _wraps(folder: Path, undo: contextlib.ExitStack) -> Iterator[tuple[str, Callable[[], Wrap]]]:
     yield "bwrap", lambda: _bwrap
     yield "crun", lambda: _oci("crun", folder)
     yield "runc", lambda: _oci("runc", folder)
-    yield "docker", _docker
+    yield "docker", lambda: in_docker(undo)
 
 
 def _run(wanted: Program, wrap: Wrap) -> Measured:
@@ -249,17 +250,14 @@ def _configuration(
     }
 
 
-def _docker() -> Wrap:
-    """Return how to run something with docker, in an image that is empty. Raises RuntimeError."""
-    made = subprocess.run(
-        ["docker", "import", "-", _IMAGE],
-        input=b"\0" * 10240,  # an empty archive
-        capture_output=True,
-        timeout=_WITHIN,
-        check=False,
-    )
-    if made.returncode:
-        raise RuntimeError(made.stderr.decode(errors="replace").strip())
+def in_docker(undo: contextlib.ExitStack) -> Wrap:
+    """Return how to run something with docker, in an image that is empty. Raises RuntimeError.
+
+    The image is made unless a benchmark that was killed has left one, and goes with `undo`.
+    """
+    if _ask_docker("image", "inspect", IMAGE) and (error := _ask_docker("import", "-", IMAGE)):
+        raise RuntimeError(error)
+    undo.callback(_remove_image)
 
     def wrap(wanted: Program, environment: dict[str, str]) -> list[str]:
         command = ["docker", "run", "--rm", "--read-only", "--network", "host" if wanted.serves else "none"]
@@ -270,6 +268,21 @@ def _docker() -> Wrap:
             command += ["--volume", f"{wanted.folder}:/function:ro"]
         for name, value in environment.items():
             command += ["--env", f"{name}={value}"]
-        return [*command, _IMAGE, *wanted.command]
+        return [*command, IMAGE, *wanted.command]
 
     return wrap
+
+
+def _ask_docker(*command: str) -> str:
+    """Run docker, with an empty archive as its input; return why that failed, or nothing."""
+    done = subprocess.run(
+        ["docker", *command], input=b"\0" * 10240, capture_output=True, timeout=_WITHIN, check=False
+    )
+    if done.returncode == 0:
+        return ""
+    return done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+
+
+def _remove_image() -> None:
+    if not _ask_docker("image", "inspect", IMAGE) and (error := _ask_docker("image", "rm", IMAGE)):
+        print(f"The image {IMAGE} was not removed: {error}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """`pilotlight bench cold-start`: every runtime, by what was cached, beside the same without a platform."""
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
@@ -65,16 +66,27 @@ def run(arguments: argparse.Namespace) -> int:
             run.notes.append(f"{name} is left out, since this machine does not have it.")
     flags = ("--engine", arguments.engine)
     forks = choosing.choose(arguments.engine)[0] != "docker"
-    with tempfile.TemporaryDirectory() as folder, platform.running(*flags) as target:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.ExitStack() as undo,
+        platform.running(*flags) as target,
+    ):
         for language in found:
             own = Path(folder, language.pin)
             own.mkdir()
-            _measure(run, target, language, own, options.rounds(arguments), forks=forks)
+            _measure(run, target, language, own, undo, options.rounds(arguments), forks=forks)
     return run.finish()
 
 
 def _measure(
-    run: options.Run, target: Platform, language: Language, folder: Path, count: int, *, forks: bool
+    run: options.Run,
+    target: Platform,
+    language: Language,
+    folder: Path,
+    undo: contextlib.ExitStack,
+    count: int,
+    *,
+    forks: bool,
 ) -> None:
     caller = Caller(target.address)
     cases = []
@@ -90,7 +102,7 @@ def _measure(
                 if (language.name == "python" and forks) or not level.snapshot
             ]
     program = baselines.program(language, folder)
-    bare = baselines.cases(program, folder, run.notes)
+    bare = baselines.cases(program, folder, run.notes, undo)
     # A platform that makes anew what the case before has emptied would slow the baseline
     bare = [Case(case.name, partial(_settled, target, case)) for case in bare]
     # In turn: a case of ours, then a baseline, and so on

@@ -6,16 +6,20 @@ import re
 import shutil
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import docker
 
+from function_service.engines.docker import litter
 from runtimes.declaration import choose, load_all
 from tests.support.service import DOCKERD
 
 MARK = "of an image, and not of the host\n"  # what /marked says in each
+_KIND = "test"
+_IN_USE_AT_MOST = 60.0  # seconds in which a service has given up its blank containers
 _BUSYBOX = shutil.which("busybox") or "/usr/bin/busybox"
 _APPLETS = ("sh", "cat", "echo", "httpd", "id", "ls", "mkdir", "sleep", "touch")
 _LEFT_OUT = re.compile(
@@ -36,14 +40,31 @@ def imported(name: str, files: dict[str, Path | str], changes: tuple[str, ...] =
     """Import an image of files (path → a file of the host, or a text), with a busybox; yield its id."""
     repository, _, tag = name.partition(":")
     with client() as api:
+        litter.remove_nameless(api, _KIND)  # of tests that were killed
+        labelled = (*changes, litter.label(_KIND))
         api.import_image_from_data(
-            _packed({"marked": MARK, **files}), repository=repository, tag=tag, changes=changes
+            _packed({"marked": MARK, **files}), repository=repository, tag=tag, changes=labelled
         )
         try:
             yield api.inspect_image(name)["Id"]
         finally:
-            with contextlib.suppress(docker.errors.ImageNotFound):
-                api.remove_image(name, force=True)
+            _remove(api, name)
+            litter.remove_nameless(api, _KIND)
+
+
+def _remove(api: Any, name: str) -> None:
+    """Remove an image, once no container is made of it any more."""
+    deadline = time.monotonic() + _IN_USE_AT_MOST
+    while True:
+        try:
+            api.remove_image(name)
+            return
+        except docker.errors.ImageNotFound:
+            return
+        except docker.errors.APIError as error:
+            if error.status_code != 409 or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def of_python() -> dict[str, Path | str]:

@@ -167,6 +167,7 @@ class DockerEngine:
         try:
             async with asyncio.timeout(_CLOSE_WITHIN):
                 await self._daemon.remove_all()  # what was on its way, too
+                await self._image.tidy()
         except (Problem, TimeoutError) as error:
             _log.warning("action=not-swept error=%r: the next start removes what is left", error)
         await self._daemon.close()

@@ -11,14 +11,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import docker.errors
-
 import runtimes.declaration
+from function_service.engines.docker import litter
 from function_service.engines.docker.daemon import Daemon
 from function_service.engines.embedded import container
 
 REPOSITORY = "pilotlight-host"
 INSIDE = "/runtime/inside"
+_KIND = "host"
 _PACKAGES = Path(__file__).parents[2]
 _MODULES = (
     "__init__",
@@ -36,26 +36,35 @@ class HostImage:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._name: str | None = None  # once it is there
+        self._turn = asyncio.Lock()  # two at once would both import it, and one lose its name
 
     async def name(self) -> str:
         """Return its name; it is made where it is not there. Raises Problem."""
-        if self._name is None:
-            tag, data = await asyncio.to_thread(_pack)
-            name = f"{REPOSITORY}:{tag}"
+        async with self._turn:
+            if self._name is None:
+                self._name = await self._make()
+            return self._name
 
-            def make(client: Any) -> None:
-                if client.images(name=name, quiet=True):
-                    return
-                client.import_image_from_data(data, repository=REPOSITORY, tag=tag)
+    async def _make(self) -> str:
+        tag, data = await asyncio.to_thread(_pack)
+        name = f"{REPOSITORY}:{tag}"
 
-            await self._daemon.call(make)
-            await self._daemon.call(lambda client: _remove_others(client, name))
-            self._name = name
-        return self._name
+        def make(client: Any) -> None:
+            if not client.images(name=name, quiet=True):
+                changes = (litter.label(_KIND),)
+                client.import_image_from_data(data, repository=REPOSITORY, tag=tag, changes=changes)
+            _remove_others(client, name)
+
+        await self._daemon.call(make)
+        return name
 
     def forget(self) -> None:
         """Have it looked for again: somebody has removed it."""
         self._name = None
+
+    async def tidy(self) -> None:
+        """Remove what has lost its name and was in use until now. Raises Problem."""
+        await self._daemon.call(lambda client: litter.remove_nameless(client, _KIND))
 
     async def remove(self) -> None:
         """Remove it. Raises Problem."""
@@ -64,15 +73,12 @@ class HostImage:
 
 
 def _remove_others(client: Any, name: str) -> None:
-    """Remove what former versions have left, but for what is in use."""
+    """Remove what former versions have left, and former starts, but for what is in use."""
     for image in client.images(name=REPOSITORY):
         for tag in image["RepoTags"] or ():
             if tag != name:
-                try:
-                    client.remove_image(tag)
-                except docker.errors.APIError as error:
-                    if error.status_code not in (404, 409):  # gone meanwhile; in use
-                        raise
+                litter.remove(client, tag)
+    litter.remove_nameless(client, _KIND)
 
 
 def _pack() -> tuple[str, bytes]:
@@ -86,7 +92,8 @@ def _pack() -> tuple[str, bytes]:
             for path in sorted(root.rglob("*")):
                 tar.add(path, arcname=str(path.relative_to(root)), recursive=False, filter=_anonymous)
     data = packed.getvalue()
-    return hashlib.sha256(data).hexdigest()[:24], data
+    # What has this content and no label yet has another name, under which it is found and removed
+    return hashlib.sha256(data + litter.label(_KIND).encode()).hexdigest()[:24], data
 
 
 def write_runtime(folder: Path) -> None:

@@ -1,0 +1,39 @@
+"""The images that the platform has made itself: they carry a label, and go once they have lost their names.
+
+A name moves to a newer image when one is made anew, and a process that is killed leaves what it was making.
+"""
+
+from typing import Any, Final
+
+import docker.errors
+
+LABEL: Final = "pilotlight.image"
+"""On each image that the platform makes. Its value is the kind, such as `host`: what image.py makes."""
+
+_SPARED: Final = (404, 409)  # gone meanwhile; a container or another image is made of it
+
+
+def label(kind: str) -> str:
+    """Return the instruction that puts the label on an image."""
+    return f"LABEL {LABEL}={kind}"
+
+
+def remove_nameless(client: Any, kind: str) -> None:
+    """Remove the images of a kind that have no name, but for those that a container is made of.
+
+    Raises docker.errors.DockerException.
+    """
+    for image in client.images(filters={"label": f"{LABEL}={kind}", "dangling": True}):
+        remove(client, image["Id"])
+
+
+def remove(client: Any, image: str) -> None:
+    """Remove an image by its id, or take a name from it, unless a container is made of it.
+
+    Raises docker.errors.DockerException.
+    """
+    try:
+        client.remove_image(image)
+    except docker.errors.APIError as error:
+        if error.status_code not in _SPARED:
+            raise
