@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -143,7 +143,10 @@ async def test_there_and_back_it_is_the_same(redis: RedisServer, tmp_path: Path)
     await fill(first)
     assert copy(first, there) == copy(there, back)
     for name in NAMES:
-        with sqlite3.connect(first.path(name)) as one, sqlite3.connect(back.path(name)) as other:
+        with (
+            closing(sqlite3.connect(first.path(name))) as one,
+            closing(sqlite3.connect(back.path(name))) as other,
+        ):
             for table in ("entries", "sizes"):
                 rows = f"SELECT * FROM {table} ORDER BY 1, 2"
                 assert one.execute(rows).fetchall() == other.execute(rows).fetchall()
