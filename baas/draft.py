@@ -29,7 +29,9 @@ def name_of(operation: Operation) -> Name:
 class Draft:
     """Operations that have been planned."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shows: bool = True) -> None:
+        """With `shows`, patches answer with their documents; a hundred of them would take much memory."""
+        self._shows = shows
         self._answers: list[tuple[Name, Answer]] = []
         self._expected: dict[Name, int] = {}
         self._sizes: dict[Name, int] = {}  # of what stands there now
@@ -71,7 +73,10 @@ class Draft:
                 f"With this one the documents of the transaction are larger than {MAX_WRITTEN} bytes "
                 "together. Make several transactions of it.",
             )
-        self._answers.append((name, step.answer))
+        answer = step.answer
+        if operation.action is Action.PATCH and not self._shows:
+            answer = replace(answer, body=b"")
+        self._answers.append((name, answer))
 
     @property
     def writes(self) -> list[Write]:

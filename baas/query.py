@@ -90,9 +90,11 @@ class Documents:
         raise _busy(busy)
 
     async def _draft(self, operations: Sequence[Operation], *, numbered: bool) -> Draft:
-        draft = Draft()
+        draft = Draft(shows=not numbered)
         for index, operation in enumerate(operations):
             known = operation.action is Action.CREATE or draft.changes(operation)
+            if known:
+                await asyncio.sleep(0)  # changes of a large document take long: others have their turn
             try:
                 draft.add(operation, None if known else await self._get(operation))
             except Problem as problem:

@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import time
+from itertools import pairwise
 from typing import Any
 
 import aiohttp
@@ -175,6 +177,19 @@ async def test_transfers_at_once_neither_make_nor_lose_money(cart: Session) -> N
 
     await asyncio.gather(*(transfer(number) for number in range(60)))
     assert sum([(await read(cart, name))[0] for name in names]) == 400
+
+
+async def test_others_have_their_turn_while_a_large_document_is_changed_many_times(operator: Session) -> None:
+    await operator.put("/data/v1/accounts/large", json={"text": "x" * 500_000})
+    patches = [on("patch", "large", merge={"a": number}) for number in range(MAX_OPERATIONS)]
+    changing = asyncio.create_task(transact(operator, *patches))
+    turns = [time.perf_counter()]
+    while not changing.done():
+        await asyncio.sleep(0)
+        turns.append(time.perf_counter())
+    assert (await changing)[0] == 200
+    longest = max(after - before for before, after in pairwise(turns))
+    assert longest < (turns[-1] - turns[0]) / 2
 
 
 async def test_too_many_or_too_much_is_refused(operator: Session) -> None:

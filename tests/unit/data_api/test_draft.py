@@ -62,3 +62,10 @@ def test_made_and_deleted_it_takes_nothing() -> None:
     with pytest.raises(Problem) as refusal:
         draft.add(operation(Action.DELETE), None)
     assert refusal.value.kind == "not-found"
+
+
+def test_a_transaction_holds_no_document_that_its_answer_does_not_show() -> None:
+    draft = Draft(shows=False)
+    draft.add(operation(Action.PATCH, {"a": 1}, media_type=MERGE_PATCH), Entry("k", b'{"b":2}', 7))
+    draft.add(operation(Action.INCREMENT, {"field": "/a"}), None)
+    assert [answer.body for answer in draft.answers([8])] == [b"", b'{"value":2}']
