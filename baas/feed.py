@@ -108,8 +108,10 @@ class Feeds:
             try:
                 return await self._history.changes(space, after, _BATCH)
             except Problem as problem:
-                if problem.kind != "unavailable" or self._ended:
+                if problem.kind != "unavailable":
                     raise
+                if self._ended:
+                    return Batch([], after)
                 await _send(response, _heartbeat(after))
                 await asyncio.sleep(_PAUSE)
 

@@ -12,6 +12,7 @@ import pytest
 
 from baas import feed
 from pilotlight.history import Gone
+from pilotlight.problems import Problem
 from pilotlight.store_sqlite import SqliteStore
 from tests.support.baas import Baas, Granter
 
@@ -218,6 +219,22 @@ async def test_at_the_end_of_the_service_feeds_end_at_once_and_well(operator: Se
     async with reading(operator) as reader, asyncio.timeout(20):
         baas.stopping.set()
         assert await reader.next() is None  # aiohttp would raise where it was broken off
+
+
+async def test_feeds_end_as_well_while_the_store_is_away(
+    operator: Session, baas: Baas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with reading(operator) as reader:
+
+        async def away(*_: object) -> None:
+            raise Problem("unavailable", "The store is away.")
+
+        monkeypatch.setattr(SqliteStore, "changes", away)
+        async with asyncio.timeout(20):
+            await operator.put("/data/v1/things/k", json=1)
+            assert ": nothing new" in (await reader.lines() or [])
+            baas.stopping.set()
+            assert await reader.next() is None
 
 
 async def test_one_whose_history_is_trimmed_under_way_is_told(
