@@ -175,6 +175,8 @@ class Platform:
             missing.append("the gateway is shutting down")
         if self._routes.table is None:
             missing.append("the function service has not told the functions yet")
+        elif not self._follower.connected:
+            missing.append("the function service does not answer")
         async with asyncio.TaskGroup() as group:
             data = group.create_task(self._data.answers())
             builder = group.create_task(self._builder.answers())

@@ -264,6 +264,16 @@ async def test_a_neighbour_that_is_away_is_named(
         assert answer.status == 200
 
 
+async def test_not_ready_while_the_function_service_is_away(rack: Rack) -> None:
+    await rack.service.stop_serving()
+    async with asyncio.timeout(10):
+        status = 200
+        while status == 200:
+            async with rack.get("/readyz") as answer:
+                if (status := answer.status) != 200:
+                    assert "function service" in (await problem(answer, "unavailable"))["detail"]
+
+
 async def test_a_request_waits_for_a_neighbour_that_is_restarting(rack: Rack, key: dict[str, str]) -> None:
     place = rack.data.socket("baas")
     away = place.rename(place.with_name("away"))
