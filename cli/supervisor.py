@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from itertools import groupby
+from itertools import groupby, takewhile
 
 from cli.serve import READY, STOP_WITHIN
 from pilotlight.descriptors import readable_once
@@ -60,7 +60,11 @@ class Service:
         pause = _FIRST_PAUSE
         while not self._stopping.is_set():
             self._started = time.monotonic()
-            code = await self._run_once()
+            try:
+                ending = _ending(await self._run_once())
+            except OSError as error:  # no memory for one more process, or its program is just being replaced
+                _log.error("%s can't be started: %s", self.name, error)
+                ending = "it could not be started"
             if self._stopping.is_set():
                 return
             if self._restarting:
@@ -74,19 +78,27 @@ class Service:
             if lived > _HEALTHY_AFTER:
                 pause = _FIRST_PAUSE
             rest = max(_FIRST_PAUSE, pause - lived)  # a pause is from start to start
-            _log.error("%s has died (%s); starting it again in %.1f s", self.name, _ending(code), rest)
+            _log.error("%s has died (%s); starting it again in %.1f s", self.name, ending, rest)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), rest)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _run_once(self) -> int:
-        """Start the process, and return its exit code once it has ended, or 0 when it gets a successor."""
+        """Start the process, and return its exit code once it has ended, or 0 when it gets a successor.
+
+        Raises OSError.
+        """
         self._serves.clear()
-        self._succeeded.clear()  # asked for while there was none: this is the successor
+        self._succeeded.clear()
+        self._process = None
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        with theirs:
-            process = self._process = self._start(theirs.fileno())
+        try:
+            with theirs:
+                process = self._process = self._start(theirs.fileno())
+        except OSError:
+            ours.close()
+            raise
         ending = asyncio.create_task(self._follow(process, ours), name=f"{self.name} ends")
         succeeded = asyncio.create_task(self._succeeded.wait())
         try:
@@ -106,7 +118,8 @@ class Service:
         """Take note when the process serves, and return its exit code once it has ended."""
         with lifeline:
             descriptor = os.pidfd_open(process.pid)
-            waiting = asyncio.create_task(self._wait_for_ready(lifeline), name=f"{self.name} becomes ready")
+            becoming = self._wait_for_ready(process, lifeline)
+            waiting = asyncio.create_task(becoming, name=f"{self.name} becomes ready")
             try:
                 await readable_once(descriptor)
             finally:
@@ -128,10 +141,13 @@ class Service:
             start_new_session=True,  # Ctrl-C is for `up`, which stops the services in order
         )
 
-    async def _wait_for_ready(self, lifeline: socket.socket) -> None:
+    async def _wait_for_ready(self, process: "subprocess.Popen[bytes]", lifeline: socket.socket) -> None:
         if await asyncio.get_running_loop().sock_recv(lifeline, 1) == READY:
             self.ready.set()
-            self._serves.set()
+            if process is self._process:
+                self._serves.set()
+            for former in takewhile(lambda each: each is not process, self._leaving):
+                _signal(former, signal.SIGTERM)
             _log.info("%s is ready after %.2f s", self.name, time.monotonic() - self._started)
 
     async def restart(self, within: float, number: signal.Signals = signal.SIGTERM) -> None:
@@ -144,14 +160,16 @@ class Service:
             await self._serves.wait()
 
     async def succeed(self, within: float) -> None:
-        """Have a new process serve beside the present one, which ends then. Raises TimeoutError."""
-        former = self._process
-        self._restarting = True
+        """Have a new process serve beside the present one, which ends then, also if that is later.
+
+        Raises TimeoutError.
+        """
         self._serves.clear()
-        self._succeeded.set()
+        if self._process is not None and self._process.poll() is None:
+            self._restarting = True
+            self._succeeded.set()  # else it has just died, and is started anew in any case
         async with asyncio.timeout(within):
             await self._serves.wait()
-        _signal(former, signal.SIGTERM)
 
     async def stop(self) -> None:
         """Tell the service to stop, and wait until all its processes have ended."""
