@@ -152,7 +152,7 @@ async def _renew(
     """
     try:
         listener.tls(settings)
-        await asyncio.to_thread(_check_program)
+        await _check_program()
     except Problem as problem:
         _log.error("All goes on as it was: %s", problem.detail)
         return
@@ -163,24 +163,28 @@ async def _renew(
     _log.info("restarted: %s", ", ".join(commands))
 
 
-def _check_program() -> None:
+async def _check_program() -> None:
     """Raise Problem where the program that is on the disk now can't even be loaded."""
     modules = ", ".join(f"{name.replace('-', '_')}.server" for name in SERVICES)
+    tried = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-c", f"import cli.main, {modules}"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     try:
-        tried = subprocess.run(
-            [sys.executable, "-P", "-c", f"import cli.main, {modules}"],
-            check=False,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=_LOAD_WITHIN,
-        )
-    except subprocess.TimeoutExpired:
+        async with asyncio.timeout(_LOAD_WITHIN):
+            said = (await tried.communicate())[1].decode(errors="replace")
+    except TimeoutError:
         detail = f"the program that is installed now does not load within {_LOAD_WITHIN:g} s."
         raise Problem("unavailable", detail) from None
+    finally:
+        if tried.returncode is None:
+            tried.kill()
+            await tried.wait()
     if tried.returncode != 0:
-        said = tried.stderr.strip().rpartition("\n")[2]
-        raise Problem("unavailable", f"the program that is installed now does not start ({said}).")
+        reason = said.strip().rpartition("\n")[2]
+        raise Problem("unavailable", f"the program that is installed now does not start ({reason}).")
 
 
 def _certificate(settings: Settings) -> str | None:

@@ -85,12 +85,18 @@ def test_an_upgrade_under_load_fails_no_call_and_no_write(up: Up) -> None:
     assert {name for name in SERVICES if before[name] == after[name] or before[name].lives} == set()
 
 
-def test_a_program_that_does_not_load_changes_nothing(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = up.folder / "broken" / "sitecustomize.py"
-    broken.parent.mkdir()
+def with_something_before_it(up: Up, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Start the platform anew; return a module, not there yet, that its program loads before all else."""
+    before = up.folder / "before" / "sitecustomize.py"
+    before.parent.mkdir()
     up.stop()
-    monkeypatch.setenv("PYTHONPATH", str(broken.parent), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(before.parent), prepend=os.pathsep)
     up.start()
+    return before
+
+
+def test_a_program_that_does_not_load_changes_nothing(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = with_something_before_it(up, monkeypatch)
     before = present(up)
     broken.write_text("raise SystemExit('it is half installed')\n")
     up.process.send_signal(signal.SIGUSR2)
@@ -99,3 +105,15 @@ def test_a_program_that_does_not_load_changes_nothing(up: Up, monkeypatch: pytes
     broken.unlink()
     assert present(up) == before
     assert call(up, "counts", method="POST", body=b"still").status == 200
+
+
+def test_one_that_never_loads_holds_up_no_stop(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = with_something_before_it(up, monkeypatch)
+    endless.write_text(f"open({str(endless.parent / 'begun')!r}, 'w').close()\nimport time\ntime.sleep(60)\n")
+    up.process.send_signal(signal.SIGUSR2)
+    wait_until((endless.parent / "begun").exists)
+    processes = family(up.process.pid)
+    began = time.monotonic()
+    assert up.stop() == 0
+    assert time.monotonic() - began < 30
+    assert left_behind(up.data, processes) == []
