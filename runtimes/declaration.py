@@ -5,6 +5,8 @@ sandbox, and a `template/` that `pilotlight new` copies. A new language is one f
 """
 
 import importlib
+import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +102,22 @@ class Probe:
 
     command: Callable[[str], tuple[str, ...]]
     read: Callable[[Iterable[str]], Interpreter]
+
+
+def read_version(lines: Iterable[str], version: str) -> tuple[str, str]:
+    """Return the version and the path of an executable, which were printed as JSON in an image.
+
+    Whatever else an image prints raises ValueError, also a version that `version`, a pattern, does not match.
+    """
+    try:
+        told = json.loads("".join(lines))
+    except RecursionError:
+        told = None
+    match told:
+        case [str(found), str(executable)] if re.fullmatch(version, found) and executable.startswith("/"):
+            return found, executable
+        case _:
+            raise ValueError("it is no version with a path")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from runtimes import places
-from runtimes.declaration import CompileCache, Debugger, Dependencies, Interpreter, Probe, Runtime, Step, Tool
+from runtimes.declaration import (
+    CompileCache,
+    Debugger,
+    Dependencies,
+    Interpreter,
+    Probe,
+    Runtime,
+    Step,
+    Tool,
+    read_version,
+)
 
 _FOLDER = Path(__file__).parent
 _PLACES = (Path("/usr/bin/node"), Path("/usr/local/bin/node"))
@@ -152,7 +162,7 @@ def probe(wanted: str) -> tuple[str, ...]:  # noqa: ARG001
 def read_probe(lines: Iterable[str]) -> Interpreter:
     """Read what it printed (see Probe)."""
     try:
-        version, executable = json.loads("".join(lines))
+        version, executable = read_version(lines, "[0-9]{1,4}")
     except ValueError:
         raise ValueError("its `node` is no Node") from None
     if int(version) < _OLDEST:

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import importlib.util
-import json
 import re
 import subprocess
 import sys
@@ -15,7 +14,17 @@ from typing import Any
 import pip
 
 from runtimes import places
-from runtimes.declaration import Debugger, Dependencies, Imports, Interpreter, Probe, Runtime, Step, Tool
+from runtimes.declaration import (
+    Debugger,
+    Dependencies,
+    Imports,
+    Interpreter,
+    Probe,
+    Runtime,
+    Step,
+    Tool,
+    read_version,
+)
 from runtimes.python import importing
 from runtimes.python.recognition import check, recognise
 
@@ -180,10 +189,11 @@ def probe(wanted: str) -> tuple[str, ...]:
 def read_probe(lines: Iterable[str]) -> Interpreter:
     """Read what it printed (see Probe)."""
     try:
-        version, executable = json.loads("".join(lines))
+        version, executable = read_version(lines, r"[0-9]{1,4}\.[0-9]{1,4}")
     except ValueError:
         raise ValueError("its Python lacks a part of the standard library, such as asyncio or ssl") from None
-    if int(version.partition(".")[2]) < _OLDEST or not version.startswith("3."):
+    major, minor = map(int, version.split("."))
+    if major != 3 or minor < _OLDEST:
         raise ValueError(f"its Python is {version}, and 3.{_OLDEST} is the oldest that functions can have")
     return Interpreter("python", version, executable)
 

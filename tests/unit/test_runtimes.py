@@ -169,3 +169,31 @@ def test_the_interpreters_of_this_machine_run():
     found = RUNTIMES["python"].find()
     assert found
     assert all(Path(each.executable).is_file() for each in found)
+
+
+def test_what_an_image_says_of_its_interpreter_is_read():
+    python, node = RUNTIMES["python"].probe, RUNTIMES["node"].probe
+    assert python is not None
+    assert node is not None
+    assert python.read(['["3.12", "/opt/python"]']) == Interpreter("python", "3.12", "/opt/python")
+    assert node.read(['["22", "/opt/node"]']) == Interpreter("node", "22", "/opt/node")
+    for said in ('["2.7", "/x"]', '["4.12", "/x"]', '["3.8", "/x"]'):
+        with pytest.raises(ValueError, match="oldest"):
+            python.read([said])
+    with pytest.raises(ValueError, match="oldest"):
+        node.read(['["16", "/x"]'])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("", "nonsense", "null", "7", "{}", '"ab"', "[" * 100_000, "[1, 2]", '["3.12"]', '["3.12", ""]'),
+        *('["3.12", "python"]', '["3. 12", "/x"]', '["3.1_2", "/x"]', '["3.١٢", "/x"]', '["3.12\\n", "/x"]'),
+    ],
+)
+@pytest.mark.parametrize("runtime", ["python", "node"])
+def test_whatever_else_an_image_says_is_refused(runtime, said):
+    probe = RUNTIMES[runtime].probe
+    assert probe is not None
+    with pytest.raises(ValueError, match="its"):
+        probe.read([said])
