@@ -4,8 +4,9 @@ import contextlib
 import shlex
 from collections.abc import AsyncGenerator
 
-from function_service.contract import Exit, Image, Job, Output, Revision
+from function_service.contract import Image, Job, Output, Revision
 from function_service.engines.base import Engine, FoundImage, ImageSource
+from function_service.printed import printed
 from pilotlight.problems import Problem
 from runtimes.declaration import Interpreter, Probe, Runtime, load_all
 
@@ -67,17 +68,12 @@ async def _interpreter(
         folder="/tmp",  # noqa: S108  the container's own
         timeout=_PROBE_WITHIN,
     )
-    lines: list[str] = []
-    async with contextlib.aclosing(engine.run(job)) as items:
-        async for item in items:
-            match item:
-                case Output(line):
-                    lines.append(line)
-                case Exit(code, reason) if code or reason:
-                    why = f"`{shlex.join(command[:1])}` failed there ({reason or f'exit code {code}'})"
-                    if code in _NOT_FOUND:
-                        why = f"there is no `{command[0]}` in its PATH that can be run"
-                    raise _unfit(name, declared, "\n".join([f"{why}.", *lines[-5:]]))
+    lines, end = await printed(engine, job)
+    if end.code or end.reason:
+        why = f"`{shlex.join(command[:1])}` failed there ({end.reason or f'exit code {end.code}'})"
+        if end.code in _NOT_FOUND:
+            why = f"there is no `{command[0]}` in its PATH that can be run"
+        raise _unfit(name, declared, "\n".join([f"{why}.", *lines[-5:]]))
     try:
         interpreter = probe.read(lines)
     except ValueError as error:

@@ -1,10 +1,9 @@
 """What a function's import is made of: told by its runtime, in a sandbox like that of a build."""
 
-import contextlib
-
-from function_service.contract import Exit, Imported, Job, Mount, Output, Revision
+from function_service.contract import Imported, Job, Mount, Revision
 from function_service.engines.base import Engine
 from function_service.layers.store import LayerStore
+from function_service.printed import printed
 from pilotlight.problems import Problem
 from runtimes.declaration import Interpreter, Runtime
 
@@ -44,18 +43,11 @@ async def trace(
         memory=config.memory,
         timeout=config.timeout,
     )
-    lines: list[str] = []
-    async with contextlib.aclosing(engine.run(job)) as items:
-        async for item in items:
-            match item:
-                case Output(line):
-                    lines.append(line)
-                case Exit(code, reason) if code or reason:
-                    printed = [line for line in lines if not line.startswith("import time:")][-_LAST_LINES:]
-                    detail = f"Its import failed: {reason or f'exit code {code}'}."
-                    raise Problem("init-failed", detail, logs=printed)
-                case Exit():
-                    break
+    lines, end = await printed(engine, job)
+    if end.code or end.reason:
+        said = [line for line in lines if not line.startswith("import time:")][-_LAST_LINES:]
+        detail = f"Its import failed: {end.reason or f'exit code {end.code}'}."
+        raise Problem("init-failed", detail, logs=said)
     return [
         Imported(name=each.name, depth=each.depth, own=each.own, total=each.total)
         for each in runtime.imports.read(lines)
