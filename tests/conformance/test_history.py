@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -20,30 +20,11 @@ from pilotlight.store_memory import MemoryStore
 from pilotlight.store_redis import RedisStore
 from pilotlight.store_sqlite import SqliteStore
 from pilotlight.stores import FollowedStore
+from tests.support.clock import Clock
 from tests.support.redis_server import RedisServer, running
 
 Open = Callable[..., Awaitable[FollowedStore]]
 SMALL = Bounds(changes=20, bytes=1 << 20, spaces=3)
-
-
-class Clock:
-    """Time that tests move."""
-
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as server:
-        yield server
 
 
 def log_of(space: str) -> str | None:

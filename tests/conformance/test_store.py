@@ -10,7 +10,7 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +26,8 @@ from pilotlight.store import ABSENT, PLACE, Conflict, Entry, Store, Write
 from pilotlight.store_memory import MemoryStore
 from pilotlight.store_redis import RedisStore
 from pilotlight.store_sqlite import SqliteStore
+from tests.support.clock import Clock
 from tests.support.redis_server import RedisServer, running
-
-
-class Clock:
-    """Time that tests move."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(scope="module")
-def redis() -> Iterator[RedisServer]:
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as server:
-        yield server
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])

@@ -8,6 +8,7 @@ from baas.quota import Quota
 from pilotlight.problems import Problem
 from pilotlight.store import PLACE, Write
 from pilotlight.store_memory import MemoryStore
+from tests.support.clock import Clock
 
 
 class CountingStore(MemoryStore):
@@ -40,13 +41,6 @@ async def outcomes(claims: list[asyncio.Task[None]]) -> list[str]:
     async with asyncio.timeout(10):
         found = await asyncio.gather(*claims, return_exceptions=True)
     return [each.kind if isinstance(each, Problem) else "" for each in found]
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def put(store: MemoryStore, size: int, app: str = "shop") -> None:
