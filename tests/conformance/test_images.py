@@ -1,6 +1,7 @@
 """Functions in images that they name: the same promises, and nothing of the host; on a real dockerd."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -18,6 +19,11 @@ exec busybox httpd -f -p "127.0.0.1:$PORT" -h /tmp/www
 """
 PRINTING = "import os\ndef handle(request):\n    return open('/marked').read() + os.environ['OF_IMAGE']\n"
 NAME = "pilotlight-test-guest:1"
+LIBRARY = next(
+    Path(line.split()[-1])
+    for line in Path("/proc/self/maps").read_text().splitlines()
+    if line.endswith("/libm.so.6")
+)
 WITH_PYTHON = "pilotlight-test-python:1"
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), *support.dockerd_needed()]
@@ -25,9 +31,11 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), *support.dockerd_needed(
 
 @pytest.fixture(scope="module")
 def guest() -> Iterator[str]:
-    changes = ("ENV OF_IMAGE=yes LD_PRELOAD=/nowhere.so", "VOLUME /data", 'ENTRYPOINT ["/bin/false"]')
+    variables = "ENV OF_IMAGE=yes LD_PRELOAD=/nowhere.so LD_AUDIT=/evil.so"
+    changes = (variables, "VOLUME /data /tmp", 'ENTRYPOINT ["/bin/false"]')
     # An image can be as odd as it likes, and hostile, and process 1 is none of its business
-    files = {"data/kept": "x", "etc/ld.so.cache": "no cache", "etc/ld.so.preload": "/nowhere.so\n"}
+    files: dict[str, Path | str] = {"data/kept": "x", "etc/ld.so.cache": "no cache"}
+    files |= {"evil.so": LIBRARY, "etc/ld.so.preload": "/evil.so\n"}
     with images.imported(NAME, files, changes) as id_:
         yield id_
 
@@ -65,6 +73,21 @@ async def test_a_native_program_runs_in_its_image_and_sees_nothing_of_the_host(
     assert (told, image.id, image.runtime) == ([], guest, "native")
     await deploy(service, "guest", {"handler": SERVER}, image, handler="handler", env={"GREETING": "hello"})
     assert await get(service, "guest") == (200, f"{images.MARK}hello yes\n")
+
+
+async def test_nothing_of_the_image_is_in_process_1(service: Service, guest: str) -> None:
+    _, image = await look(service, NAME, "native")
+    await deploy(service, "apart", {"handler": SERVER}, image, handler="handler")
+    assert (await get(service, "apart"))[0] == 200
+    with images.client() as api:
+        containers = api.containers(filters={"ancestor": guest}, quiet=True)
+        processes = [api.inspect_container(each["Id"])["State"]["Pid"] for each in containers]
+    assert processes
+    for process in processes:
+        assert "/evil.so" not in Path(f"/proc/{process}/maps").read_text()
+        environment = Path(f"/proc/{process}/environ").read_bytes()
+        assert b"OF_IMAGE" not in environment
+        assert b"LD_" not in environment
 
 
 async def test_an_image_that_moved_changes_nothing_of_a_revision(service: Service) -> None:
@@ -146,7 +169,7 @@ async def test_an_image_that_is_gone_is_told_in_the_answer(service: Service) -> 
 
 async def test_what_the_image_declares_as_a_volume_can_be_read_and_not_written(service: Service) -> None:
     _, image = await look(service, NAME, "native")
-    command = ("/bin/sh", "-c", "cat /data/kept; echo; touch /data/new || echo refused")
+    command = ("/bin/sh", "-c", "touch /tmp/new; cat /data/kept; echo; touch /data/new || echo refused")
     job = Job(runtime="native", image=image.id, command=command, mounts=(), folder="/tmp")
     lines = [item.line async for item in service.client.builds.run(job) if isinstance(item, Output)]
     assert lines[0] == "x"

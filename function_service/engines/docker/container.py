@@ -22,11 +22,12 @@ class Plan:
     label: str  # of the data folder
     image: str
     command: tuple[str, ...]  # its process 1
+    environment: dict[str, str | None]  # of that; None takes away what the image sets
     user: int
     memory: int  # bytes
     processes: int
     control: Path  # a folder, shown at /run until the container is furnished
-    shown: tuple[tuple[str, str], ...]  # folders of the host, and where they are seen, read-only
+    shown: tuple[tuple[str, str], ...]  # folders and files of the host, and where they are seen, read-only
     runtime: str  # an OCI runtime that dockerd knows; empty for its usual one
 
 
@@ -63,8 +64,7 @@ def create(client: Any, plan: Plan) -> None:
         working_dir="/",
         stop_signal="SIGKILL",  # so that the end of dockerd itself takes no time
         labels={LABEL: plan.label},
-        # What an image sets for its own programs is not for process 1, which is the host's
-        environment={"LC_ALL": "C.UTF-8", "LD_PRELOAD": "", "LD_LIBRARY_PATH": ""},
+        environment=plan.environment,
         healthcheck={"Test": ["NONE"]},  # what the image says there would run beside functions
         host_config=host,
     )

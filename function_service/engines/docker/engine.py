@@ -237,6 +237,7 @@ class DockerEngine:
                     label=self._data.label,
                     image=root.image,
                     command=root.command,
+                    environment=root.environment,
                     user=user,
                     memory=_USUAL_MEMORY,
                     processes=processes,
@@ -293,8 +294,7 @@ class DockerEngine:
         if parent is None:
             raise Problem("no-capacity", "No Python was found that could run process 1 of a container.")
         if interpreter.image is not None:
-            volumes = (await self._images.inspect(interpreter.image)).volumes
-            return guest.root(self._folders, parent, interpreter.image, volumes)
+            return guest.root(self._folders, parent, await self._images.inspect(interpreter.image))
         # Builds of one language may use what another version has brought along, such as npm
         chosen = (parent, interpreter)
         seen = [i for i in self._interpreters if i in chosen or not self._runtimes[i.runtime].forkable]
@@ -305,6 +305,7 @@ class DockerEngine:
         return Root(
             image=await self._image.name(),
             command=guest.process_one(parent.executable),
+            environment={"LC_ALL": "C.UTF-8"},
             shown=(*((path, path) for path in shown), *((empty, path) for path in hidden)),
             kept=shown,
             gone=[],

@@ -5,11 +5,13 @@ that are shown at a place of their own. They are taken away (entering.py) before
 function runs, so that these see the image and nothing of the host. Process 1 has all in memory by then.
 """
 
+import posixpath
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from function_service.engines.docker.image import INSIDE, write_runtime
+from function_service.engines.docker.images import Inspected
 from function_service.engines.embedded import container
 from pilotlight.problems import Problem
 from runtimes import places
@@ -22,7 +24,10 @@ _COMMAND: Final = (
 _HOST: Final = "/runtime/host"
 # Where code is mounted later; an image has no such folders, so the engine shows an empty one there
 _PLACES: Final = ("/function", "/dependencies", "/node_modules", "/source", "/build", "/tools")
-_OURS: Final = (*_PLACES, "/runtime", "/run", "/tmp", "/proc", "/sys", "/dev")  # noqa: S108
+_MOUNTED: Final = (*_PLACES, "/runtime", "/tmp")  # noqa: S108
+_OURS: Final = (*_MOUNTED, "/run", "/proc", "/sys", "/dev")
+# What the loader of process 1 would load first, of whatever root it starts in, ld.so(8)
+_PRELOADED: Final = "/etc/ld.so.preload"
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class Root:
 
     image: str
     command: tuple[str, ...]  # of process 1
-    shown: tuple[tuple[str, str], ...]  # folders of the host, and where they are seen
+    environment: dict[str, str | None]  # of process 1; None takes away what the image sets
+    shown: tuple[tuple[str, str], ...]  # folders and files of the host, and where they are seen
     kept: list[str]  # the places of those that stay
     gone: list[str]  # places of mounts that go before a runtime boots
 
@@ -43,6 +49,7 @@ def process_one(*python: str) -> tuple[str, ...]:
 
 def prepare(folder: Path, interpreters: tuple[Interpreter, ...]) -> None:
     """Write what containers of foreign images are shown at /runtime, below a folder of the engine's."""
+    (folder / "nothing").touch(0o644)
     runtime = folder / "runtime"
     write_runtime(runtime)
     for place in container.binds([i.folder for i in interpreters if i.folder]):
@@ -51,8 +58,8 @@ def prepare(folder: Path, interpreters: tuple[Interpreter, ...]) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def root(folder: Path, python: Interpreter, image: str, volumes: tuple[str, ...]) -> Root:
-    """Return what a container of a foreign image is made of. `volumes` are what the image declares as such.
+def root(folder: Path, python: Interpreter, image: Inspected) -> Root:
+    """Return what a container of a foreign image is made of.
 
     Raises Problem where process 1 can't be brought into it.
     """
@@ -68,17 +75,25 @@ def root(folder: Path, python: Interpreter, image: str, volumes: tuple[str, ...]
     empty = str(folder / "empty")
     host = [(place, f"{_HOST}{place}") for place in container.binds([python.folder] if python.folder else [])]
     # A volume would be a folder on the disk to which a function could write without any limit
+    volumes = [posixpath.normpath(each) for each in image.volumes]
     covered = [each for each in volumes if not _is_ours(each)]
     return Root(
-        image=image,
+        image=image.id,
         command=command,
+        # What an image sets is for its own programs, and so are its locales, which libc would load
+        environment={**dict.fromkeys(filter(None, image.env)), "LC_ALL": "C"},
         shown=(
             (str(folder / "runtime"), "/runtime"),
+            (str(folder / "nothing"), _PRELOADED),
             *host,
             *((empty, place) for place in (*_PLACES, *covered)),
         ),
         kept=["/runtime"],
-        gone=[*volumes, *(place for _, place in host)],
+        gone=[
+            _PRELOADED,
+            *(each for each in volumes if each not in _MOUNTED),
+            *(place for _, place in host),
+        ],
     )
 
 
