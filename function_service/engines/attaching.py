@@ -1,13 +1,17 @@
 """How code comes into a blank sandbox: alike for each engine whose process 1 speaks embedded/messages.py."""
 
+import contextlib
 import errno
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from function_service.contract import Terminal
 from function_service.engines.base import Assignment, StartError, Untouched
-from function_service.engines.embedded import init, jobs, messages
+from function_service.engines.embedded import init, jobs, messages, syscalls
 from function_service.engines.embedded import sandbox as inside
 from function_service.engines.embedded.channel import Channel, Unread
 from function_service.engines.embedded.grants import Grants
@@ -31,6 +35,36 @@ def message_of(assignment: Assignment, runtime: Runtime, interpreter: Interprete
     if assignment.egress:
         message["env"] |= jobs.proxy_environment(inside.EGRESS_PORT)
     return message
+
+
+def of_shell(
+    assignment: Assignment, command: tuple[str, ...], terminal: Terminal | None
+) -> tuple[Assignment, dict[str, Any]]:
+    """Return what a shell gets of a function, and what process 1 is told of it besides."""
+    if terminal is None:
+        return assignment, {"command": list(command), "terminal": None}
+    window = {"rows": terminal.rows, "columns": terminal.columns}
+    env = assignment.env | {"TERM": terminal.kind}
+    return replace(assignment, env=env), {"command": list(command), "terminal": window}
+
+
+@contextlib.contextmanager
+def opened(trees: Sequence[tuple[Path, str, bool]]) -> Iterator[list[int]]:
+    """Have a detached mount of each folder (where it comes from, goes to, whether it can be written).
+
+    Raises OSError.
+    """
+    with contextlib.ExitStack() as stack:
+        descriptors = []
+        for path, _, writable in trees:
+            tree = syscalls.open_tree(str(path))
+            stack.callback(os.close, tree)
+            attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+            syscalls.set_mount_attributes(
+                tree, attributes if writable else attributes | syscalls.MOUNT_ATTR_RDONLY
+            )
+            descriptors.append(tree)
+        yield descriptors
 
 
 def send(control: Channel, message: dict[str, Any], descriptors: Sequence[int]) -> None:

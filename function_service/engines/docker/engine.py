@@ -12,7 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import AsyncGenerator, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from function_service.engines.docker.guest import Root
 from function_service.engines.docker.image import HostImage
 from function_service.engines.docker.images import Images
 from function_service.engines.docker.mounter import Mounter
-from function_service.engines.embedded import cgroup, container, debug, jobs, syscalls
+from function_service.engines.embedded import cgroup, container, debug, jobs
 from function_service.engines.embedded import sandbox as inside
 from function_service.engines.embedded.channel import Channel
 from function_service.engines.embedded.grants import Grants
@@ -347,12 +347,10 @@ class DockerEngine:
         terminal: Terminal | None,
     ) -> Sandbox:
         """Make a container that waits for who shall have its terminal (see base.Engine)."""
-        window = None if terminal is None else {"rows": terminal.rows, "columns": terminal.columns}
-        if terminal is not None:
-            assignment = replace(assignment, env=assignment.env | {"TERM": terminal.kind})
+        assignment, told = attaching.of_shell(assignment, command, terminal)
         made = await self._make(interpreter, {"kind": "shell"})
         try:
-            await self._assign(made, assignment, {"command": list(command), "terminal": window})
+            await self._assign(made, assignment, told)
         except BaseException:
             os.close(made.output)
             self._run(self.destroy(made), f"destroy {made.id}")
@@ -413,17 +411,14 @@ class DockerEngine:
         if sandbox.ended.done():
             raise Untouched
         order = {"mounts": [target for _, target, _ in trees], "tmp": message["tmp"]}
-        descriptors = [_tree(path, writable) for path, _, writable in trees]
         try:
-            handle.group.limit(memory, processes)
-            await self._mounter.order(order, [handle.pidfd, *descriptors])
+            with attaching.opened(trees) as descriptors:
+                handle.group.limit(memory, processes)
+                await self._mounter.order(order, [handle.pidfd, *descriptors])
         except OSError as error:
             if _is_dead(handle.pidfd):
                 raise Untouched from error
             raise Problem("no-capacity", f"Its code can't be mounted: {error}.", retry_after=1) from error
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
         message["egress"] = bool(egress)
         attaching.send(handle.control, message, [] if door is None else [door.listener])
         await attaching.until_ready(handle.control, self._grants, sandbox.id, egress, identity, proxy=proxy)
@@ -533,13 +528,6 @@ class DockerEngine:
             await self.destroy(sandbox)
         finally:
             await jobs.hand_over(writable, owner, of={self._handle(sandbox).user})
-
-
-def _tree(path: Path, writable: bool) -> int:
-    tree = syscalls.open_tree(str(path))
-    attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
-    syscalls.set_mount_attributes(tree, attributes if writable else attributes | syscalls.MOUNT_ATTR_RDONLY)
-    return tree
 
 
 def _is_dead(pidfd: int) -> bool:

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from function_service.engines.embedded import (
     jobs,
     messages,
     survivors,
-    syscalls,
 )
 from function_service.engines.embedded import sandbox as inside
 from function_service.engines.embedded.channel import Channel
@@ -310,12 +308,10 @@ class EmbeddedEngine:
         terminal: Terminal | None,
     ) -> Sandbox:
         """Make a sandbox that waits for who shall have its terminal (see base.Engine and shell.py)."""
-        window = None if terminal is None else {"rows": terminal.rows, "columns": terminal.columns}
-        if terminal is not None:
-            assignment = replace(assignment, env=assignment.env | {"TERM": terminal.kind})
+        assignment, told = attaching.of_shell(assignment, command, terminal)
         made = await self._make(interpreter, "shell", None)
         try:
-            await self._assign(made, assignment, {"command": list(command), "terminal": window})
+            await self._assign(made, assignment, told)
         except BaseException:
             await asyncio.shield(asyncio.ensure_future(self.destroy(made)))
             os.close(made.output)
@@ -369,14 +365,9 @@ class EmbeddedEngine:
     ) -> None:
         """Send the message and the mounts. /tmp counts towards the memory."""
         message |= {"mounts": [target for _, target, _ in trees], "egress": bool(egress)}
-        descriptors = [_tree(path, writable) for path, _, writable in trees]
-        try:
-            attaching.send(
-                handle.control, message, descriptors if door is None else [*descriptors, door.listener]
-            )
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+        with attaching.opened(trees) as descriptors:
+            doors = [] if door is None else [door.listener]
+            attaching.send(handle.control, message, [*descriptors, *doors])
 
     def _grant(
         self, sandbox: Sandbox, handle: Handle, assignment: Assignment, identity: dict[str, str]
@@ -500,13 +491,6 @@ class EmbeddedEngine:
         finally:
             if self._users.count:
                 await jobs.hand_over(writable, owner, of={self._handle(sandbox).uid})
-
-
-def _tree(path: Path, writable: bool) -> int:
-    tree = syscalls.open_tree(str(path))
-    attributes = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
-    syscalls.set_mount_attributes(tree, attributes if writable else attributes | syscalls.MOUNT_ATTR_RDONLY)
-    return tree
 
 
 def _not_made(error: BaseException, printed: str) -> BaseException:
