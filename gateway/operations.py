@@ -192,7 +192,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "DELETE",
         "/apps/{name}",
         "delete_app",
-        "Delete an app: its functions, then its repository.",
+        "Delete an app: its functions, then its repository. Its documents stay.",
         status=204,
         scope=_DEPLOY,
         problems=("not-found",),
