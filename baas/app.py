@@ -11,14 +11,15 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from baas import relay
+from baas import relay, sending
 from baas.face import Handler
 from baas.feed import Feeds
 from baas.metrics import Metrics
 from baas.query import Documents
 from baas.relay import Relay
-from baas.request import Feed, Listing, Transaction, read_request
+from baas.request import Action, Feed, Listing, Transaction, read_request
 from baas.response import answer_response, page_response, problem_response, results_response
+from baas.room import Room, Share
 from baas.transaction import read_operations
 from pilotlight.problems import Problem
 from pilotlight.server_name import sign
@@ -35,6 +36,7 @@ class Faces:
         self._feeds = feeds
         self._calls = calls
         self._metrics = metrics
+        self._room = Room()
 
     def operator(self) -> Handler:
         """Return the handler for the gateway, which has checked the key; each request names its app."""
@@ -65,23 +67,31 @@ class Faces:
 
     async def _data(self, http: web.BaseRequest, app: str | None) -> web.StreamResponse:
         started = time.perf_counter()
-        response = await _answered(self._document(http, app))
-        method = http.method if http.method in _METHODS else "other"
-        if not response.prepared:  # a feed lasts as long as its reader likes
-            self._metrics.duration.labels(method).observe(time.perf_counter() - started)
-        self._metrics.requests.labels(method, str(response.status)).inc()
+        with self._room.share() as share:
+            response = await _answered(self._document(http, app, share))
+            method = http.method if http.method in _METHODS else "other"
+            if not response.prepared:  # a feed lasts as long as its reader likes
+                self._metrics.duration.labels(method).observe(time.perf_counter() - started)
+            self._metrics.requests.labels(method, str(response.status)).inc()
+            if isinstance(response, web.Response) and sending.is_large(response) and method != hdrs.METH_HEAD:
+                return await sending.answer(http, response)
         return sign(response)
 
-    async def _document(self, http: web.BaseRequest, app: str | None) -> web.StreamResponse:
-        request = await read_request(http, app, short=app is not None)
+    async def _document(self, http: web.BaseRequest, app: str | None, share: Share) -> web.StreamResponse:
+        request = await read_request(http, app, short=app is not None, share=share)
         if isinstance(request, Listing):
-            return page_response(await self._documents.list(request))
+            response = page_response(await self._documents.list(request))
+            share.take(request.app, response.content_length or 0)
+            return response
         if isinstance(request, Feed):
             return await self._feeds.serve(http, request)
         if isinstance(request, Transaction):
             operations = read_operations(request.app, request.body)
             return results_response(operations, await self._documents.transact(operations))
-        return answer_response(request, await self._documents.run(request), named_app=app is None)
+        response = answer_response(request, await self._documents.run(request), named_app=app is None)
+        if request.action is Action.GET:  # what was changed has to be told
+            share.take(request.app, response.content_length or 0)
+        return response
 
 
 async def _answered(answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:

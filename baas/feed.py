@@ -19,6 +19,7 @@ from baas.metrics import Metrics
 from baas.plan import space_of
 from baas.request import Feed
 from baas.response import shown
+from baas.sending import cut_off, piece
 from pilotlight.history import Batch, Change, Gone, History, Position
 from pilotlight.problems import Problem
 from pilotlight.server_name import sign
@@ -32,7 +33,6 @@ MOST_OF_APP: Final = 64
 
 _BATCH: Final = 100  # changes that are read at a time, and that a reader is behind at least
 _HEARTBEAT: Final = 15.0  # seconds without a change after which a reader is told that it is still connected
-_STALLED: Final = 30.0  # seconds that a reader may take nothing
 _PAUSE: Final = 1.0  # seconds until a store that was not available is asked again
 _LASTS: Final = 3000.0  # seconds; the gateway breaks off what lasts for an hour
 _HEADERS: Final = {
@@ -70,20 +70,20 @@ class Feeds:
             response = web.StreamResponse(headers=_HEADERS)
             await sign(response).prepare(http)
             try:
-                await _send(response, b"retry: 1000\nid: %b\n\n" % str(since).encode())
+                await piece(response, b"retry: 1000\nid: %b\n\n" % str(since).encode())
                 await self._follow(response, space, batch, news)
                 await response.write_eof()
             except Gone:
                 body = json.dumps(_gone(feed.collection).document()).encode()
-                await _send(response, b"event: gone\ndata: %b\n\n" % body)
+                await piece(response, b"event: gone\ndata: %b\n\n" % body)
                 await response.write_eof()
             except TimeoutError:
-                _cut_off(http)
+                cut_off(http)
             except ConnectionError:
                 raise
             except Exception:  # noqa: BLE001  the head is out: the end of the connection is all that can be told
                 _log.exception("A feed failed")
-                _cut_off(http)
+                cut_off(http)
         return response
 
     async def _follow(
@@ -94,11 +94,11 @@ class Feeds:
         end = clock() + _LASTS
         while True:
             for change in batch.changes:
-                await _send(response, _event(batch.position.era, change))
+                await piece(response, _event(batch.position.era, change))
             if self._ended or clock() > end:
                 return
             if not batch.changes and not await _heard(news):
-                await _send(response, _heartbeat(batch.position))
+                await piece(response, _heartbeat(batch.position))
             news.clear()
             batch = await self._next(response, space, batch.position)
 
@@ -112,7 +112,7 @@ class Feeds:
                     raise
                 if self._ended:
                     return Batch([], after)
-                await _send(response, _heartbeat(after))
+                await piece(response, _heartbeat(after))
                 await asyncio.sleep(_PAUSE)
 
     @contextlib.contextmanager
@@ -149,11 +149,6 @@ class Feeds:
             self._news.discard(news)
 
 
-async def _send(response: web.StreamResponse, data: bytes) -> None:
-    async with asyncio.timeout(_STALLED):
-        await response.write(data)
-
-
 async def _heard(news: asyncio.Event) -> bool:
     """Wait for news, and tell whether they came in time."""
     with contextlib.suppress(TimeoutError):
@@ -182,8 +177,3 @@ def _gone(collection: str) -> Problem:
         f"Some changes after this position are no longer kept. Read all of {collection!r} anew, and go on "
         "from the Pilotlight-Position of its first page.",
     )
-
-
-def _cut_off(http: web.BaseRequest) -> None:
-    if http.transport is not None:
-        http.transport.abort()

@@ -18,6 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from baas.documents import MAX_DOCUMENT, too_large
 from baas.preconditions import Condition, Preconditions
+from baas.room import Share
 from pilotlight.history import Position
 from pilotlight.ids import NAME_RULE, is_name, new_id
 from pilotlight.problems import Problem
@@ -197,9 +198,11 @@ def check_key(key: str) -> None:
 
 
 async def read_request(
-    http: web.BaseRequest, app: str | None, *, short: bool
+    http: web.BaseRequest, app: str | None, *, short: bool, share: Share
 ) -> Listing | Feed | Transaction | Operation:
     """Return what is asked for; `app` is None where the request itself must name it.
+
+    Its body is taken from the `share`.
 
     Raises Problem.
     """
@@ -221,7 +224,7 @@ async def read_request(
         return Feed(app=app, collection=target.collection, since=_position(since) if since else None)
     media_type = _media_type(http, action)
     if action is Action.TRANSACT:
-        return Transaction(app=app, body=await _read_body(http, MAX_TRANSACTION))
+        return Transaction(app=app, body=await _read_body(http, MAX_TRANSACTION, app, share))
     return Operation(
         app=app,
         collection=target.collection,
@@ -230,7 +233,7 @@ async def read_request(
         preconditions=Preconditions() if action is Action.CREATE else _preconditions(http),
         ttl=_ttl(parameters.get("ttl")),
         media_type=media_type,
-        body=b"" if action in _BODILESS else await _read_body(http, MAX_DOCUMENT),
+        body=b"" if action in _BODILESS else await _read_body(http, MAX_DOCUMENT, app, share),
     )
 
 
@@ -357,9 +360,11 @@ def _media_type(http: web.BaseRequest, action: Action) -> str:
     return name
 
 
-async def _read_body(http: web.BaseRequest, most: int) -> bytes:
-    if (http.content_length or 0) > most:
+async def _read_body(http: web.BaseRequest, most: int, app: str, share: Share) -> bytes:
+    taken = http.content_length or 0
+    if taken > most:
         raise too_large("The body", most)
+    share.take(app, taken)
     await send_continue(http)
     body = bytearray()
     try:
@@ -368,6 +373,9 @@ async def _read_body(http: web.BaseRequest, most: int) -> bytes:
                 body += chunk
                 if len(body) > most:
                     raise too_large("The body", most)
+                if len(body) > taken:  # it did not say how long it is
+                    share.take(app, len(body) - taken)
+                    taken = len(body)
     except TimeoutError as error:
         raise Problem(
             "invalid-request", f"The body did not arrive within {_BODY_WAIT:.0f} seconds. Send it again."

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from baas import feed
+from baas import feed, sending
 from pilotlight.history import Gone
 from pilotlight.problems import Problem
 from pilotlight.store_sqlite import SqliteStore
@@ -199,7 +199,7 @@ async def test_readers_are_bounded_and_one_that_goes_makes_room(
 async def test_a_reader_that_takes_nothing_is_cut_off_and_memory_stays_bounded(
     operator: Session, cart: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "_STALLED", 0.2)
+    monkeypatch.setattr(sending, "_STALLED", 0.2)
     port = cart._base_url.port
     with socket.socket() as stuck:
         stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
