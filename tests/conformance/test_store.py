@@ -424,7 +424,7 @@ async def compare(reopen: Callable[[Clock], Awaitable[Store]], steps: list[Any])
         await pair.disk.close()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(steps=STEPS)
 def test_the_store_on_disk_behaves_as_the_one_in_memory(steps: list[Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -434,7 +434,6 @@ def test_the_store_on_disk_behaves_as_the_one_in_memory(steps: list[Any]) -> Non
 
 @settings(
     max_examples=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(steps=STEPS)

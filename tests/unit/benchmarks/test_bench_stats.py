@@ -4,7 +4,7 @@ import random
 import statistics
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import stats
@@ -23,7 +23,7 @@ def test_percentiles_lie_between_neighbours_in_proportion():
     assert stats.percentile([7], 0.99) == 7
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(st.lists(numbers, min_size=1, max_size=40))
 def test_the_interval_holds_the_median_and_lies_within_the_values(values):
     found = stats.median(values, chance())

@@ -397,7 +397,10 @@ _STEPS = st.sampled_from(
     engine=st.sampled_from([fake.FakeEngine, fake.Slow, fake.Bad, fake.DiesAfterReady, fake.Crashing]),
     waiting=st.integers(0, 2),
 )
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 def test_whatever_happens_no_limit_is_broken_and_nothing_is_left(
     tmp_path: Path, steps: list[tuple[str, int]], engine: Any, waiting: int
 ) -> None:

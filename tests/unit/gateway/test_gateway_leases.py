@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from function_service.contract import Access, Lease, Route, RouteTable, Stages
@@ -262,7 +262,6 @@ async def test_a_slot_handed_to_a_call_that_is_leaving_goes_to_the_next(
 STEPS = ("come", "come", "cancel", "grant", "refuse", "end", "end", "die", "recall", "swap", "spin")
 
 
-@settings(deadline=None)  # how long it takes is the machine's
 @given(st.data())
 def test_whoever_leaves_when_no_lease_is_lost(data: st.DataObject) -> None:
     """Random walks over: a call comes, a call is cancelled, an acquire ends, a call ends, an instance dies."""
