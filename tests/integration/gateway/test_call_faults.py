@@ -307,7 +307,7 @@ async def test_a_caller_that_goes_away_in_its_upload_is_noticed(rack: Rack) -> N
 
 async def test_calls_past_the_queue_are_told_to_come_back(rack: Rack) -> None:
     rack.service.gate.clear()
-    await rack.deploy("hello", timeout=20.0)
+    await rack.deploy("hello", timeout=120.0)
     waiting = [asyncio.create_task(rack.get("/function/hello").__aenter__()) for _ in range(1000)]
     statuses: list[int] = []
 
@@ -317,7 +317,7 @@ async def test_calls_past_the_queue_are_told_to_come_back(rack: Rack) -> None:
             assert answer.headers["Retry-After"] == "1"
             await problem(answer, "overloaded")
 
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(90):
         while True:
             async with rack.get("/metrics") as metrics:
                 if 'pilotlight_queue_length{function="hello"} 1000.0' in await metrics.text():
