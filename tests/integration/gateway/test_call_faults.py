@@ -91,12 +91,12 @@ async def test_a_caller_that_holds_its_call_up_ends_nobody_elses(rack: Rack, hel
         finally:
             ended.set()
 
-    await rack.deploy("f", handler, concurrency=2, max_instances=1, timeout=1.0)
+    await rack.deploy("f", handler, concurrency=2, max_instances=1, timeout=3.0)
     reader, writer = await rack.connect()
     length = 10 if held_back == "body" else 1
     writer.write(f"POST /function/f/held HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\nx".encode())
     await rack.service.until(lambda: rack.service.instances_made)
-    await asyncio.sleep(0.4)  # the other call must be the younger one
+    await asyncio.sleep(1.5)  # the other call must be the younger one
     stays = asyncio.create_task(rack.get("/function/f/stays").__aenter__())
     async with await stays as answer:
         assert await answer.read() == b"fine"
