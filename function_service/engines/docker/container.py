@@ -65,6 +65,7 @@ def create(client: Any, plan: Plan) -> None:
         stop_signal="SIGKILL",  # so that the end of dockerd itself takes no time
         labels={LABEL: plan.label},
         environment=plan.environment,
+        use_config_proxy=False,  # what root has configured for its own containers may have a password in it
         healthcheck={"Test": ["NONE"]},  # what the image says there would run beside functions
         host_config=host,
     )
