@@ -62,7 +62,7 @@ class Images:
             found = await self.inspect(name)
         except docker.errors.ImageNotFound:
             yield Output(f"The image {name} is not on this machine; pulling it")
-            async with self._pulls, contextlib.aclosing(self._pull(name)) as lines:
+            async with contextlib.aclosing(self._pull(name)) as lines:
                 async for line in lines:
                     yield Output(line)
             found = await self.inspect(name)
@@ -76,19 +76,27 @@ class Images:
         yield FoundImage(found.id, found.env)
 
     async def _pull(self, name: str) -> AsyncGenerator[str, None]:
-        """Pull an image; yield what there is to tell of it. Raises Problem `build-failed`."""
+        """Pull an image; yield what there is to tell of it. Raises Problem `build-failed`.
+
+        Whoever leaves it goes on at once. Its thread may hang at the registry for a while: it keeps its place
+        until then, since those that make containers are few.
+        """
         events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         loop, left = asyncio.get_running_loop(), threading.Event()
+        await self._pulls.acquire()
 
         def work(client: Any) -> None:
             try:
                 for event in client.pull(name, stream=True, decode=True):
                     if left.is_set():
                         return
-                    loop.call_soon_threadsafe(events.put_nowait, event)
+                    if _is_to_be_told(event):
+                        loop.call_soon_threadsafe(events.put_nowait, event)
             except docker.errors.APIError as error:
                 event = {"error": str(error.explanation or error)}
                 loop.call_soon_threadsafe(events.put_nowait, event)
+            finally:
+                loop.call_soon_threadsafe(self._pulls.release)
 
         pulling = asyncio.create_task(self._daemon.call(work, _PULL_WITHIN), name=f"pull {name}")
         pulling.add_done_callback(lambda _: events.put_nowait(None))
@@ -97,13 +105,17 @@ class Images:
                 if "error" in event:
                     raise _not_pulled(name, str(event["error"]))
                 status, of = str(event.get("status", "")), event.get("id")
-                if of is None or status in _TOLD:
-                    yield status if of is None else f"{of}: {status}"
+                yield status if of is None else f"{of}: {status}"
             await pulling
         finally:
             left.set()
             pulling.cancel()
             await asyncio.gather(pulling, return_exceptions=True)
+
+
+def _is_to_be_told(event: dict[str, Any]) -> bool:
+    """Tell what is an end from what tells of progress, many times a second."""
+    return "error" in event or event.get("id") is None or event.get("status") in _TOLD
 
 
 def _not_pulled(name: str, why: str) -> Problem:
