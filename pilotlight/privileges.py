@@ -18,6 +18,7 @@ from pilotlight.problems import Problem
 SERVICE_UID: Final = 64321
 """The user and group of the unprivileged services: no account of that number is needed, none is expected."""
 
+_CAPABILITY_VERSION_3 = 0x20080522
 _CLONE_NEWNS = 0x00020000
 _MS_RDONLY = 0x1
 _MS_NOSUID = 0x2
@@ -55,10 +56,11 @@ def drop(uid: int, keep: Iterable[Path]) -> None:
     os.chdir("/")
     os.setgroups([])
     os.setresgid(uid, uid, uid)
-    os.setresuid(
-        uid, uid, uid
-    )  # from root to another user: the kernel clears all capabilities, see capabilities(7)
-    libc = ctypes.CDLL(None, use_errno=True)
+    os.setresuid(uid, uid, uid)
+    libc = _libc()
+    # From root to another user the kernel clears all capabilities but the inheritable ones, capabilities(7)
+    if libc.capset((ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3), (ctypes.c_uint32 * 6)()) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
 

@@ -14,9 +14,14 @@ from pilotlight.privileges import SERVICE_UID, Veil, plan
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to drop")
 
 SCRIPT = """
-import json, os, pathlib, subprocess, sys
+import ctypes, json, os, pathlib, subprocess, sys
 from pilotlight.privileges import SERVICE_UID, drop
 own, other = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+# As a session may begin: with all capabilities inheritable
+libc, version, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522), (ctypes.c_uint32 * 6)()
+assert libc.capget(version, sets) == 0
+sets[2], sets[5] = sets[1], sets[4]
+assert libc.capset(version, sets) == 0
 drop(SERVICE_UID, [own])
 (own / "written").write_text("here")
 def attempt(action):
