@@ -1,24 +1,33 @@
 """The registry: apps, functions, revisions, keys and secrets, durable in the store, mirrored in memory.
 
-Everything is read from memory; each change is written to the store first, in one transaction.
+Everything is read from memory; each change is written to the store first, in one transaction. With it goes
+the edition of the whole, which must be the one that memory mirrors: where the function service of another
+machine was quicker, what it has changed is read first, and the change is judged anew.
 """
 
 import asyncio
 import functools
 import hashlib
+import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from function_service.contract import Key, Revision, Scope
 from function_service.safe import Safe
+from pilotlight.history import History
 from pilotlight.ids import NAME_RULE, is_name, new_id
 from pilotlight.problems import Problem
-from pilotlight.store import Store, Write
+from pilotlight.store import ABSENT, Conflict, Store, Write
+
+_log = logging.getLogger(__name__)
+
+EDITION: Final = "registry/edition"
+"""The space of the one entry that each change writes anew."""
 
 _APPS, _REVISIONS, _KEYS, _SECRETS = (
     "registry/apps",
@@ -27,6 +36,7 @@ _APPS, _REVISIONS, _KEYS, _SECRETS = (
     "registry/secrets",
 )
 _OPEN_ON_DISK = Write(space="registry/state", key="secrets-open-on-disk", value=b"true")
+_EDITION_KEY = "now"
 _PAGE = 1000
 _APART = 0.001  # seconds between two revisions of a function, at least
 
@@ -40,13 +50,18 @@ def _change(
 ) -> Callable[Concatenate["Registry", P], Coroutine[Any, Any, T]]:
     """Have a change wait for its turn, and go on to its end when the caller is cancelled.
 
-    Two at once could both see that a name is free; half of one would leave memory and store apart.
+    Two at once could both see that a name is free; half of one would leave memory and store apart. Where
+    another machine has changed the registry meanwhile, the method begins anew on what is there now.
     """
 
     async def change(registry: "Registry", /, *args: P.args, **kwargs: P.kwargs) -> T:
         async def whole() -> T:
             async with registry.turn:
-                return await method(registry, *args, **kwargs)
+                while True:
+                    try:
+                        return await method(registry, *args, **kwargs)
+                    except Conflict:
+                        await registry.catch_up()
 
         task = asyncio.create_task(whole(), name=f"registry {method.__name__}")
         registry.changes.add(task)
@@ -84,6 +99,9 @@ class Registry:
         self._safe = safe
         self.turn = asyncio.Lock()
         self.changes: set[asyncio.Task[Any]] = set()
+        self._edition = ABSENT  # the version of the entry, as memory mirrors it
+        self.on_change: Callable[[set[str]], None] = _nothing
+        """Called when another machine has changed something, with the names of the secrets among that."""
         self.apps: dict[str, AppRecord] = {}
         self._owners: dict[str, str] = {}  # live function → app
         self.revisions: dict[str, dict[str, Revision]] = {}  # function → id → revision
@@ -96,14 +114,51 @@ class Registry:
 
     async def load(self) -> None:
         """Read everything into memory but the secrets, see `open_secrets`."""
-        for value in await self._all(_APPS):
-            self._put(msgspec.json.decode(value, type=AppRecord))
-        for value in await self._all(_REVISIONS):
-            revision = msgspec.json.decode(value, type=Revision)
+        while True:
+            edition = await self._stored_edition()
+            apps = [msgspec.json.decode(value, type=AppRecord) for value in await self._all(_APPS)]
+            revisions = [msgspec.json.decode(value, type=Revision) for value in await self._all(_REVISIONS)]
+            keys = [msgspec.json.decode(value, type=Key) for value in await self._all(_KEYS)]
+            if edition == await self._stored_edition():
+                break
+        self._edition = edition
+        self.apps, self._owners, self.revisions = {}, {}, {}
+        for record in apps:
+            self._put(record)
+        for revision in revisions:
             self.revisions.setdefault(revision.config.name, {})[revision.id] = revision
-        for value in await self._all(_KEYS):
-            key = msgspec.json.decode(value, type=Key)
-            self.keys[key.id] = key
+        self.keys = {key.id: key for key in keys}
+
+    async def _stored_edition(self) -> int:
+        entry = await self._store.get(EDITION, _EDITION_KEY)
+        return ABSENT if entry is None else entry.version
+
+    async def catch_up(self) -> None:
+        """Read what other machines have changed, if they have. Raises Problem. Whoever calls has the turn."""
+        if await self._stored_edition() == self._edition:
+            return
+        await self.load()
+        sealed = [msgspec.json.decode(value, type=_SealedSecret) for value in await self._all(_SECRETS)]
+        boxes = {each.name: each.sealed for each in sealed}
+        former, self.secrets = self.secrets, await asyncio.to_thread(self._safe.unlock, boxes)
+        self.on_change({name for name, _ in former.items() ^ self.secrets.items()})
+
+    async def follow(self, history: History) -> None:
+        """Read what other machines change, as they do, until cancelled."""
+        with history.watch(EDITION) as changed:
+            while True:
+                changed.clear()
+                try:
+                    async with self.turn:
+                        await self.catch_up()
+                except Problem as problem:
+                    _log.warning("action=catch-up-failed detail=%r", problem.detail)
+                await changed.wait()
+
+    async def _commit(self, writes: Sequence[Write]) -> None:
+        """Make a change durable. Raises Conflict where memory is behind the store, Problem."""
+        edition = Write(space=EDITION, key=_EDITION_KEY, value=b"", expect=self._edition)
+        self._edition = (await self._store.write([edition, *writes]))[0]
 
     async def open_secrets(self) -> bool:
         """Read the secrets into memory; return whether the disk still holds some that lay open until now.
@@ -195,7 +250,7 @@ class Registry:
         prepared = {commit: {r.config.name: r.id for r in revisions}}
         record = msgspec.structs.replace(record, prepared=prepared)
         known = [r for r in revisions if r.id not in self.revisions.get(r.config.name, {})]
-        await self._store.write([_app(record), *(_revision(r) for r in known)])
+        await self._commit([_app(record), *(_revision(r) for r in known)])
         self._put(record)
         for revision in known:
             self.revisions.setdefault(revision.config.name, {})[revision.id] = revision
@@ -262,7 +317,7 @@ class Registry:
             await self._save(msgspec.structs.replace(record, live=live, updated=time.time()))
             return False
         gone = [r for name in self.revisions for r in self._of_app(record.name, name)]
-        await self._store.write([Write(space=_APPS, key=record.name, value=None), *map(_removal, gone)])
+        await self._commit([Write(space=_APPS, key=record.name, value=None), *map(_removal, gone)])
         self._put(msgspec.structs.replace(record, live={}))
         del self.apps[record.name]
         self._forget(gone)
@@ -281,7 +336,7 @@ class Registry:
                 else ()
             )
             gone += [r for r in known if r.id not in kept and r.id not in prepared]
-        await self._store.write([_app(record), *map(_revision, fresh), *map(_removal, gone)])
+        await self._commit([_app(record), *map(_revision, fresh), *map(_removal, gone)])
         for revision in fresh:
             self.revisions[revision.config.name][revision.id] = revision
         self._put(record)
@@ -328,7 +383,7 @@ class Registry:
             app=app,
             expires=expires,
         )
-        await self._store.write([Write(space=_KEYS, key=key.id, value=msgspec.json.encode(key))])
+        await self._commit([Write(space=_KEYS, key=key.id, value=msgspec.json.encode(key))])
         self.keys[key.id] = key
         return key, text
 
@@ -344,13 +399,13 @@ class Registry:
                 "This is the last key with the scope admin that never expires; without one nobody could make "
                 "others some day. Make another one first: pilotlight keys create NAME",
             )
-        await self._store.write([Write(space=_KEYS, key=key, value=None)])
+        await self._commit([Write(space=_KEYS, key=key, value=None)])
         del self.keys[key]
 
     @_change
     async def put_secret(self, name: str, value: str) -> None:
         """Set a secret."""
-        await self._store.write([await self._sealed(name, value)])
+        await self._commit([await self._sealed(name, value)])
         self.secrets[name] = value
 
     @_change
@@ -363,8 +418,12 @@ class Registry:
             raise Problem(
                 "conflict", f"The secret {name!r} is named by {', '.join(users)}. Change these first."
             )
-        await self._store.write([Write(space=_SECRETS, key=name, value=None)])
+        await self._commit([Write(space=_SECRETS, key=name, value=None)])
         del self.secrets[name]
+
+
+def _nothing(_: set[str]) -> None:
+    """Do nothing."""
 
 
 def _app(record: AppRecord) -> Write:

@@ -51,6 +51,7 @@ class RedisStore:
         name: str,
         where: str,
         owner: str,
+        shared: bool,
         clock: Callable[[], float] | None,
         sweep_every: float,
         log_of: LogOf,
@@ -59,6 +60,7 @@ class RedisStore:
         self._redis = redis
         self._where = where
         self._owner = owner
+        self._shared = shared
         self._tag = f"{{pilotlight:{name}}}".encode()
         self._clock = clock
         self._sweep_every = sweep_every
@@ -81,6 +83,7 @@ class RedisStore:
         name: str,
         *,
         owner: str = "",
+        shared: bool = False,
         clock: Callable[[], float] | None = None,
         sweep_every: float = 10.0,
         log_of: LogOf = lambda _space: None,
@@ -89,11 +92,12 @@ class RedisStore:
         """Open the store of that name in the Redis at url: redis://, rediss:// (TLS) or unix://.
 
         Where an `owner` is named nobody but that one writes until it is closed: others are refused when they
-        open it, and an owner who has lost it meanwhile can't write any more. `clock` replaces Redis' time
-        (seconds since the epoch); `sweep_every` is how often expired entries are deleted, in seconds (nobody
-        sees them any more once they have expired); `log_of` and `bounds` say of what there is a history, and
-        how much of one (see history.py). Raises Problem `invalid-request` where the url has an option that
-        there is not; `unavailable` where Redis is not there, refuses, is too old, or holds what a
+        open it, and an owner who has lost it meanwhile can't write any more. With `shared`, several processes
+        name the same owner, and it stays theirs for a while after one has closed it. `clock` replaces Redis'
+        time (seconds since the epoch); `sweep_every` is how often expired entries are deleted, in seconds
+        (nobody sees them any more once they have expired); `log_of` and `bounds` say of what there is a
+        history, and how much of one (see history.py). Raises Problem `invalid-request` where the url has an
+        option that there is not; `unavailable` where Redis is not there, refuses, is too old, or holds what a
         newer version has written; `conflict` where it belongs to another owner.
         """
         where = place(url)
@@ -114,7 +118,7 @@ class RedisStore:
         except (ValueError, TypeError, exceptions.RedisError) as error:
             detail = f"The address of the Redis at {where} can't be used: {error}"
             raise Problem("invalid-request", detail) from error
-        store = cls(Redis.from_pool(pool), name, where, owner, clock, sweep_every, log_of, bounds)
+        store = cls(Redis.from_pool(pool), name, where, owner, shared, clock, sweep_every, log_of, bounds)
         try:
             found = await store._check()
             await store._claim()
@@ -297,7 +301,7 @@ class RedisStore:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            if self._owner:
+            if self._owner and not self._shared:
                 async with self._asking():
                     await self._given_up([self._tag + b":owner"], [self._owner])
         except Problem as problem:  # it ends by itself

@@ -14,10 +14,18 @@ class FollowedStore(Store, History, Protocol):
     """A store whose changes can be followed."""
 
 
-async def registry(setting: str, data: DataFolder) -> Store:
+async def registry(setting: str, data: DataFolder) -> FollowedStore:
     """Open the store of the registry, which one platform at a time uses. Raises Problem."""
-    owner = f"{platform.node()}:{data.root}, {_identity(data)}"
+    owner = f"{platform.node()}:{data.root}, {identity(data)}"
     return await _open(setting, data, "registry", owner, lambda _space: None)
+
+
+async def shared_registry(setting: str, log_of: LogOf) -> FollowedStore:
+    """Open the store of a registry that several machines use, all of which do it this way. Raises Problem."""
+    from pilotlight.store_redis import RedisStore
+
+    owner = "a platform of several machines"
+    return await RedisStore.open(setting, "registry", owner=owner, shared=True, log_of=log_of)
 
 
 async def documents(setting: str, data: DataFolder, log_of: LogOf) -> FollowedStore:
@@ -42,7 +50,7 @@ async def _open(setting: str, data: DataFolder, name: str, owner: str, log_of: L
     return await RedisStore.open(setting, name, owner=owner, log_of=log_of)
 
 
-def _identity(data: DataFolder) -> str:
+def identity(data: DataFolder) -> str:
     """Return what tells this data folder from a like-named one elsewhere; it is made once."""
     path = data.root / "id"
     if not path.exists():

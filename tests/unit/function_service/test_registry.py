@@ -288,3 +288,48 @@ async def test_the_last_key_that_is_admin_for_ever_stays() -> None:
     await registry.delete_key(narrow.id)
     await registry.create_key("other", (Scope.ADMIN,), None, None)
     await registry.delete_key(first.id)
+
+
+async def test_two_services_on_one_store_see_what_the_other_has_changed_before_they_change_something() -> (
+    None
+):
+    store, safe = SlowStore(), open_safe()
+    one, two = Registry(store, safe), Registry(store, safe)
+    changed: list[set[str]] = []
+    two.on_change = changed.append
+    await push(one, made("f"))
+    await one.put_secret("WORD", "first")
+    key, _ = await two.create_key("k", (Scope.ADMIN,), None, None)
+    assert changed == [{"WORD"}]
+    assert two.live("f").id == "a-f-1"
+    with pytest.raises(Problem, match="belongs to the app 'a'"):
+        await two.prepare("b", "1", [made("f", app="b")])
+    await one.put_secret("WORD", "second")
+    assert one.keys == {key.id: key}
+    assert state(await reloaded(one)) == state(one)
+
+
+async def test_of_two_services_that_want_one_name_at_once_one_gets_it() -> None:
+    store, safe = SlowStore(), open_safe()
+    one, two = Registry(store, safe), Registry(store, safe)
+    results = await asyncio.gather(
+        push(one, made("f", app="a")), push(two, made("f", app="b")), return_exceptions=True
+    )
+    assert [isinstance(result, Problem) for result in results].count(True) == 1
+    again = await reloaded(one)
+    assert len(again.all_live()) == 1
+
+
+async def test_what_another_service_changes_is_followed() -> None:
+    store, safe = SlowStore(log_of=lambda _space: "all"), open_safe()
+    one, two = Registry(store, safe), Registry(store, safe)
+    seen = asyncio.Event()
+    two.on_change = lambda _: seen.set()
+    following = asyncio.create_task(two.follow(store))
+    await push(one, made("f"))
+    while not two.all_live():
+        seen.clear()
+        await asyncio.wait_for(seen.wait(), 10)
+    assert two.live("f").id == "a-f-1"
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
