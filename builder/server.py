@@ -26,10 +26,12 @@ from function_service.client import FunctionServiceClient
 from function_service.contract import Builds
 from pilotlight import sockets
 from pilotlight.datafolder import DataFolder
+from pilotlight.problems import Problem
 from pilotlight.settings import Settings, environment
 from runtimes.declaration import load_all
 
 _log = logging.getLogger(__name__)
+_PAUSE = 0.5  # seconds between attempts to reach the function service
 
 HOOKS: Final = "builder-hooks"
 """The name of the socket that git's hooks ask."""
@@ -133,14 +135,29 @@ class Builder:
             catching_up = group.create_task(
                 recovery.catch_up(self._repositories, self._pushes, self._builds), name="catch up"
             )
+            settling = group.create_task(self._settle(), name="settle")
             try:
                 await web.SockSite(runner, sockets.listen(self._data.socket("builder"))).start()
                 ready()
                 await stopping.wait()
             finally:
                 catching_up.cancel()
+                settling.cancel()
                 # pushes that are being built are refused with a word; their requests end by themselves then
                 await self._hooks.stop(self._limits.grace)
                 await runner.cleanup()
                 await self._pushes.settle(self._limits.grace)
                 self._data.socket("builder").unlink(missing_ok=True)
+
+    async def _settle(self) -> None:
+        """Have the repositories of the platform here, as soon as the function service answers."""
+        while True:
+            try:
+                await self._builds.settle()
+            except Problem as problem:
+                if problem.kind != "unavailable":
+                    _log.warning("action=idle detail=%r", problem.detail)
+                    return
+                await asyncio.sleep(_PAUSE)
+            else:
+                return

@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pilotlight import machines
 from pilotlight.problems import Problem
 from pilotlight.settings import Settings
 
@@ -35,6 +36,15 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         raise Problem("conflict", _refusal(host, port, error)) from error
     return listener
+
+
+def bind_for_machines(settings: Settings) -> socket.socket:
+    """Return the socket on which other machines reach this one. Raises Problem where that can't be had."""
+    try:
+        return bind(*machines.split(settings.machine_address))
+    except Problem as problem:
+        detail = f"Other machines can't reach this one at {settings.machine_address} (--machine-address)."
+        raise Problem(problem.kind, f"{detail} {problem.detail}") from problem
 
 
 def url(listener: socket.socket, *, tls: bool = False) -> str:

@@ -19,6 +19,7 @@ from typing import Any, Final
 from cli import listener
 from pilotlight import privileges
 from pilotlight.datafolder import DataFolder
+from pilotlight.machines import Link
 from pilotlight.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -71,13 +72,15 @@ def run_service(
     lifeline: socket.socket | None = None,
     port: socket.socket | None = None,
     private: socket.socket | None = None,
+    machines: socket.socket | None = None,
     number: int | None = None,
     anchor: socket.socket | None = None,
 ) -> int:
     """Run one service until it is told to stop, and return the exit code.
 
     `lifeline` leads to `up`; `port` and `private` are the gateway's listeners where `up` has bound them, for
-    several gateways, each with its `number`; `anchor` is the function service's, and leads to `up` too.
+    several gateways, each with its `number`; `machines` is the one for other
+    machines; `anchor` is the function service's, and leads to `up` too.
     Raises Problem.
     """
     configure_logging(service if number is None or settings.gateways == 1 else f"{service}/{number}")
@@ -98,6 +101,8 @@ def run_service(
     if port is not None:
         tls = listener.tls(settings)  # the key's file is mostly root's
         listening = {"listener": port, "private": private, "number": number, "tls": tls}
+        if (link := Link.of(settings)) is not None:
+            listening |= {"link": link, "machines": machines or listener.bind_for_machines(settings)}
     if service != "function-service":
         privileges.drop(privileges.SERVICE_UID, keep=_kept(service, data))
     with data.telling_when_full(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -160,6 +160,16 @@ class Wanted(Struct, frozen=True, tag=True):
     function: str
 
 
+class Machines(Struct, frozen=True, tag=True):
+    """The other machines of the platform that are there: where their gateways serve this one's.
+
+    `builder` is the one among all of them that has the repositories; empty where it is this one.
+    """
+
+    addresses: tuple[str, ...]
+    builder: str = ""
+
+
 class Stages(Struct, frozen=True):
     """How long each stage of a start took, in milliseconds; 0 where it came out of a cache."""
 
@@ -205,8 +215,11 @@ class Usage(Struct, frozen=True, gc=False):
 class Invocations(Protocol):
     """The gateway's door."""
 
-    def events(self) -> AsyncIterator[RouteTable | Recall | Ended | Wanted]:
-        """Yield the current table, then every change, and what happens to this gateway's leases."""
+    def events(self) -> AsyncIterator[RouteTable | Recall | Ended | Wanted | Machines]:
+        """Yield the current table, then every change, and what happens to this gateway's leases.
+
+        On a platform of several machines, the others are told before the table, and whenever they change.
+        """
         ...
 
     async def acquire(self, function: str, wait: float) -> Lease:
@@ -214,7 +227,8 @@ class Invocations(Protocol):
 
         Where other gateways hold all instances that the function may have, they are asked to give one back.
         Cancelling gives the instance back. Raises Problem `unknown-function`, `init-failed`,
-        `crashed`, `out-of-memory`, `timeout`, `no-capacity`.
+        `crashed`, `out-of-memory`, `timeout`, `no-capacity`; `unavailable` where the function is at home on
+        another machine (`pilotlight.machines.machine_of` tells on which).
         """
         ...
 
@@ -522,6 +536,13 @@ class Output(Struct, frozen=True, tag=True):
 
 class Builds(Protocol):
     """The builder's door."""
+
+    async def settle(self) -> None:
+        """Have the repositories of the platform on this machine.
+
+        Raises Problem `conflict` where another machine has them: pushes go there.
+        """
+        ...
 
     async def runtimes(self) -> list[str]:
         """List the runtimes of this machine, with versions: "python3.11", "node20", "native"."""

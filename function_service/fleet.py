@@ -9,17 +9,19 @@ import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from function_service import coldstart, images, interpreters, scaler
-from function_service.contract import Ended, Lease, Recall, Revision, RouteTable, Stages, Wanted
+from function_service.contract import Ended, Lease, Machines, Recall, Revision, RouteTable, Stages, Wanted
 from function_service.engines.base import Engine, Survivor
+from function_service.homes import Homes
 from function_service.instance import Instance, State
 from function_service.keeper import Keeper
+from function_service.layers.exchange import Exchange
 from function_service.layers.store import LayerStore
 from function_service.logs import LogBook
 from function_service.pool import Pool
@@ -27,6 +29,7 @@ from function_service.registry import Registry
 from function_service.snapshots import Snapshots
 from function_service.turns import Ticket, Turns
 from pilotlight import clock
+from pilotlight.machines import machine_of
 from pilotlight.problems import Problem
 from pilotlight.rpc import Peer
 
@@ -45,7 +48,7 @@ _RETRY = 10.0  # seconds until an instance is started again that nobody waits fo
 
 _RESTARTED = "the function service was restarted"
 
-Event = RouteTable | Recall | Ended | Wanted
+Event = RouteTable | Recall | Ended | Wanted | Machines
 
 
 def _unobserved(_runtime: str, _stages: Stages) -> None:
@@ -72,7 +75,10 @@ class Fleet:
         layers: LayerStore,
         logs: LogBook,
         keeper: Keeper,
+        homes: Homes | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
+        """`homes` and `exchange` are for a platform of several machines."""
         self._engine = engine
         self._pool = pool
         self._snapshots = snapshots
@@ -80,10 +86,13 @@ class Fleet:
         self._layers = layers
         self._logs = logs
         self._keeper = keeper
+        self._homes = homes
+        self._exchange = exchange
         self._instances: dict[str, Instance] = {}
         self._of: dict[str, dict[str, Instance]] = {}  # the same by function
         self._ended: dict[str, Instance] = {}  # the latest ones, so that a gateway can ask for the cause
         self._starting: Counter[str] = Counter()  # revision → how many of its instances are being started
+        self._functions_starting: Counter[str] = Counter()
         self._starting_for: Counter[tuple[str, Peer | None]] = Counter()  # the same by the gateway that asked
         self._retry_at: dict[str, float] = {}  # revision → when to try again, on the loop's clock
         self._listeners: dict[Peer, Callable[[Event], None]] = {}
@@ -179,10 +188,10 @@ class Fleet:
         for instance in [i for i in self._instances.values() if i.holder is peer]:
             self.spawn(self.end(instance, "its gateway has gone"), "end")
 
-    def broadcast(self, table: RouteTable) -> None:
-        """Tell every gateway the new routes."""
+    def broadcast(self, event: RouteTable | Machines) -> None:
+        """Tell every gateway the new routes, or the other machines."""
         for tell in self._listeners.values():
-            tell(table)
+            tell(event)
 
     def record(self, function: str, instance: str, started: float, duration: float) -> None:
         """Take a call into account that has ended; `started` is a moment of the steady clock."""
@@ -315,19 +324,35 @@ class Fleet:
         """List all instances."""
         return list(self._instances.values())
 
-    @contextlib.contextmanager
-    def keeping_layers(self, revision: Revision) -> Iterator[None]:
-        """Count the layers of a revision as in use, for what has them mounted and is no instance."""
+    @contextlib.asynccontextmanager
+    async def keeping_layers(self, revision: Revision) -> AsyncIterator[None]:
+        """Have the layers of a revision here, and count them as in use, for what is no instance.
+
+        Raises Problem where another machine has them and can't give them.
+        """
         self._mounted.append(revision)
         try:
-            yield
+            async with self._fetching(revision):
+                yield
         finally:
             self._mounted.remove(revision)
+
+    def _fetching(self, revision: Revision) -> contextlib.AbstractAsyncContextManager[None]:
+        """Return the context within which the layers of a revision are here."""
+        return contextlib.nullcontext() if self._exchange is None else self._exchange.holding(revision)
 
     def layers_in_use(self) -> set[str]:
         """Return the digests of what instances have mounted, also those that only drain."""
         revisions = [*(i.revision for i in self._instances.values()), *self._mounted]
         return {digest for r in revisions for digest in (r.code, r.dependencies) if digest is not None}
+
+    def functions(self) -> set[str]:
+        """Return the functions of which there are instances, or are about to be."""
+        return {*self._of, *self._functions_starting}
+
+    def lost(self, function: str) -> None:
+        """Let go of a function that another machine has now."""
+        self.drain(self.of(function), "another machine has the function now")
 
     def of(self, function: str) -> list[Instance]:
         """List the instances of a function."""
@@ -336,6 +361,7 @@ class Fleet:
     def _begin(self, revision: Revision, wait: float, holder: Peer | None) -> asyncio.Task[Instance]:
         """Begin a start that takes at most about `wait` seconds; it counts from this moment on."""
         self._starting[revision.id] += 1
+        self._functions_starting[revision.config.name] += 1
         self._starting_for[revision.id, holder] += 1
         starting = self.spawn(self._start(revision, wait, holder), f"start {revision.config.name}")
         starting.add_done_callback(lambda _: self._turns.free(revision.config.name))
@@ -344,9 +370,12 @@ class Fleet:
     async def _start(self, revision: Revision, wait: float, holder: Peer | None) -> Instance:
         """Start an instance; `holder` has it from the first moment, if its revision is still live then."""
         try:
+            if self._homes is not None:
+                await self._homes.take(revision.config.name)
             instance = await self._cold_start(revision, wait, self._logs)
         finally:
             self._starting -= Counter([revision.id])
+            self._functions_starting -= Counter([revision.config.name])
             self._starting_for -= Counter([(revision.id, holder)])
         self._add(instance)
         owner = self._registry.owner(instance.function)
@@ -362,17 +391,18 @@ class Fleet:
     async def _cold_start(self, revision: Revision, wait: float, logs: LogBook | None) -> Instance:
         try:
             self._know_image(revision)
-            instance = await coldstart.run(
-                revision,
-                self._pool,
-                self._engine,
-                self._layers,
-                self._registry.secrets,
-                logs,
-                wait,
-                self._snapshots,
-                called=logs is not None,
-            )
+            async with self._fetching(revision):
+                instance = await coldstart.run(
+                    revision,
+                    self._pool,
+                    self._engine,
+                    self._layers,
+                    self._registry.secrets,
+                    logs,
+                    wait,
+                    self._snapshots,
+                    called=logs is not None,
+                )
         except Problem:
             self.failed += 1
             raise
@@ -510,6 +540,8 @@ class Fleet:
     def _started_ahead(self, revision: Revision, starting: asyncio.Task[Instance]) -> None:
         if not starting.cancelled() and (error := starting.exception()) is not None:
             self._retry_at[revision.id] = asyncio.get_running_loop().time() + _RETRY
+            if isinstance(error, Problem) and machine_of(error) is not None:
+                return  # that is where they are kept ready
             _log.warning(
                 "action=start function=%s: an instance for `min_instances`, or to be ready early, failed: %s",
                 revision.config.name,

@@ -17,12 +17,14 @@ from function_service.engines import choosing
 from function_service.engines.base import Engine
 from function_service.fleet import Fleet
 from function_service.garbage import Garbage
+from function_service.homes import Homes
 from function_service.keeper import Keeper
+from function_service.layers.exchange import Exchange
 from function_service.layers.store import LayerStore
 from function_service.logs import LogBook
 from function_service.metrics import Metrics
 from function_service.pool import Pool
-from function_service.registry import Registry
+from function_service.registry import EDITION, Registry
 from function_service.safe import Safe
 from function_service.service import (
     BuildsDoor,
@@ -34,6 +36,8 @@ from function_service.snapshots import Snapshots
 from function_service.vault import VaultDoor
 from pilotlight import stores
 from pilotlight.datafolder import DataFolder
+from pilotlight.history import History
+from pilotlight.machines import Link, Machine
 from pilotlight.rpc import Server
 from pilotlight.settings import Settings
 from pilotlight.store import Store
@@ -95,8 +99,12 @@ async def running(settings: Settings, data: DataFolder, make: Maker) -> AsyncIte
     known = runtimes.declaration.load_all()
     interpreters = tuple(i for runtime in known.values() for i in runtime.find())
     debug = settings.debug == "yes"
+    link = Link.of(settings)
     async with contextlib.AsyncExitStack() as stack:
-        store = await stores.registry(settings.store, data)
+        if link is None:
+            store = await stores.registry(settings.store, data)
+        else:
+            store = await stores.shared_registry(settings.store, _log_of)
         stack.push_async_callback(store.close)
         named = settings.secrets_key
         safe = Safe(Path(named) if named else data.secrets_key, ours=not named)
@@ -112,6 +120,11 @@ async def running(settings: Settings, data: DataFolder, make: Maker) -> AsyncIte
         layers.start()
         logs = LogBook(data.logs, settings.max_logs)
         garbage = Garbage(registry, layers, logs, settings.max_unused_layers)
+        homes, exchange = None, None
+        if link is not None:
+            here = Machine(stores.identity(data), link.address)
+            homes = Homes(store, here)
+            exchange = Exchange(store, layers, here, link, settings.max_fetched_layers)
         engine = make(layers, interpreters)
         stack.push_async_callback(engine.close)
         survivors = await engine.start()
@@ -125,7 +138,9 @@ async def running(settings: Settings, data: DataFolder, make: Maker) -> AsyncIte
         stack.push_async_callback(snapshots.close)
         budget, thrift = settings.keep_alive_memory / (1 << 20), settings.keep_alive_thrift
         keeper = Keeper(policies.choose(settings.keep_alive, budget, thrift))
-        fleet = Fleet(engine, pool, snapshots, registry, layers, logs, keeper)
+        if homes is not None:
+            stack.push_async_callback(homes.close)  # others may have the functions once the fleet is closed
+        fleet = Fleet(engine, pool, snapshots, registry, layers, logs, keeper, homes, exchange)
         stack.push_async_callback(fleet.close)
         fleet.take_over(survivors)
         garbage.fleet = fleet
@@ -134,7 +149,7 @@ async def running(settings: Settings, data: DataFolder, make: Maker) -> AsyncIte
         metrics = Metrics()
         fleet.observe = metrics.started
         pool.observe = metrics.took
-        invocations = InvocationsDoor(registry, fleet, metrics, logs)
+        invocations = InvocationsDoor(registry, fleet, metrics, logs, homes)
         server = Server(
             data.socket("function-service"),
             {
@@ -154,6 +169,7 @@ async def running(settings: Settings, data: DataFolder, make: Maker) -> AsyncIte
                     store,
                     Shells(engine, registry, fleet, layers, interpreters, audit),
                     garbage,
+                    homes,
                 ),
                 Vault: VaultDoor(registry, snapshots, invocations, audit),
                 Builds: BuildsDoor(
@@ -168,15 +184,68 @@ async def running(settings: Settings, data: DataFolder, make: Maker) -> AsyncIte
                     metrics,
                     audit,
                     debug=debug,
+                    exchange=exchange,
+                    homes=homes,
                 ),
             },
         )
         stack.push_async_callback(server.close)
         await opening
+        if homes is not None and exchange is not None:
+            following = _share(registry, store, homes, exchange, fleet, snapshots, invocations, garbage)
+            await stack.enter_async_context(following)
+            from function_service.layers.serving import serving
+
+            await stack.enter_async_context(serving(exchange, data.socket("layers")))
         fleet.routes_changed()
         await fleet.start_scaler()
         await server.start()
         yield
+
+
+def _log_of(space: str) -> str | None:
+    """Keep a history of when the registry was changed, by which other machines notice; of nothing else."""
+    return "registry" if space == EDITION else None
+
+
+@contextlib.asynccontextmanager
+async def _share(
+    registry: Registry,
+    store: History,
+    homes: Homes,
+    exchange: Exchange,
+    fleet: Fleet,
+    snapshots: Snapshots,
+    invocations: InvocationsDoor,
+    garbage: Garbage,
+) -> AsyncIterator[None]:
+    """Follow what the other machines change, and have them know of this one."""
+
+    def changed(secrets: set[str]) -> None:
+        for name in secrets:
+            snapshots.forget_secret(name)
+        invocations.publish()
+        exchange.look()
+        fleet.spawn(garbage.collect(), "collect garbage")
+
+    def in_use() -> set[str]:
+        copied = (r for r in registry.all_live() if r.id in snapshots)
+        digests = {digest for r in copied for digest in (r.code, r.dependencies) if digest is not None}
+        return digests | fleet.layers_in_use()
+
+    homes.present, homes.on_lost = fleet.functions, fleet.lost
+    homes.on_machines = fleet.broadcast
+    exchange.in_use, exchange.live = in_use, registry.all_live
+    registry.on_change = changed
+    await homes.start()
+    exchange.start()
+    following = asyncio.create_task(registry.follow(store), name="follow the registry")
+    try:
+        yield
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await exchange.close()
 
 
 def _size(runtime: runtimes.declaration.Runtime, interpreter: runtimes.declaration.Interpreter) -> int:

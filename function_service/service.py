@@ -39,7 +39,9 @@ from function_service.contract import (
 from function_service.engines.base import Engine
 from function_service.fleet import ENDED_BY_ITSELF, Event, Fleet
 from function_service.garbage import Garbage
+from function_service.homes import Homes
 from function_service.instance import State, explain
+from function_service.layers.exchange import Exchange
 from function_service.layers.store import LayerStore
 from function_service.logs import LogBook
 from function_service.metrics import Metrics
@@ -62,7 +64,10 @@ _CACHES = (*Stages.__struct_fields__, "snapshot")
 class InvocationsDoor:
     """Implements contract.Invocations."""
 
-    def __init__(self, registry: Registry, fleet: Fleet, metrics: Metrics, logs: LogBook) -> None:
+    def __init__(
+        self, registry: Registry, fleet: Fleet, metrics: Metrics, logs: LogBook, homes: Homes | None = None
+    ) -> None:
+        self._homes = homes
         self._registry = registry
         self._fleet = fleet
         self._metrics = metrics
@@ -93,6 +98,8 @@ class InvocationsDoor:
         """Yield what happens (see contract)."""
         events: asyncio.Queue[Event] = asyncio.Queue()
         self._fleet.listen(rpc.peer.get(), events.put_nowait)
+        if self._homes is not None:
+            yield self._homes.machines
         yield self.table()
         while True:
             yield await events.get()
@@ -173,7 +180,9 @@ class ControlDoor:
         store: Store,
         shells: Shells,
         garbage: Garbage,
+        homes: Homes | None = None,
     ) -> None:
+        self._homes = homes
         self._audit = audit
         self._garbage = garbage
         self._store = store
@@ -237,7 +246,7 @@ class ControlDoor:
     async def instances(self, function: str | None) -> list[InstanceStatus]:
         """List instances, and after them shells."""
         if function is not None:
-            self._registry.live(function)
+            await self._know(function)
         chosen = self._fleet.all() if function is None else self._fleet.of(function)
         instances = [
             InstanceStatus(
@@ -263,8 +272,14 @@ class ControlDoor:
         work = self._scale_to_zero(function)
         return await self._audit.during("instances.end", by, work, {"function": function})
 
-    async def _scale_to_zero(self, function: str) -> int:
+    async def _know(self, function: str) -> None:
+        """Raise Problem where there is no such function, or where it is another machine that knows of it."""
         self._registry.live(function)
+        if self._homes is not None:
+            await self._homes.find(function)
+
+    async def _scale_to_zero(self, function: str) -> int:
+        await self._know(function)
         return await self._fleet.to_zero(function)
 
     async def revisions(self, function: str) -> list[Revision]:
@@ -284,7 +299,9 @@ class ControlDoor:
         return wanted
 
     async def logs(self, function: str, tail: int, follow: bool) -> AsyncGenerator[LogLine, None]:
-        """Yield log lines."""
+        """Yield log lines. Those that are yet to come are printed where the function is at home."""
+        if follow:
+            await self._know(function)
         self._registry.live(function)
         calls = await asyncio.to_thread(self._logs.calls.tail, function, _TIED)
         known = stories.CallsByInstance(calls)
@@ -351,7 +368,8 @@ class ControlDoor:
             raise Problem("init-failed", f"This machine has no {revision.config.runtime}.")
         runtime = load_all()[interpreter.runtime]
         secrets = self._registry.secrets
-        return await imports.trace(revision, runtime, interpreter, self._engine, self._layers, secrets)
+        async with self._fleet.keeping_layers(revision):
+            return await imports.trace(revision, runtime, interpreter, self._engine, self._layers, secrets)
 
     def shell(
         self, function: str, command: tuple[str, ...], terminal: Terminal | None, by: Actor = PLATFORM
@@ -392,8 +410,12 @@ class BuildsDoor:
         audit: AuditLog,
         *,
         debug: bool = False,
+        exchange: Exchange | None = None,
+        homes: Homes | None = None,
     ) -> None:
+        self._homes = homes
         self._debug = debug
+        self._exchange = exchange
         self._audit = audit
         self._registry = registry
         self._fleet = fleet
@@ -405,12 +427,18 @@ class BuildsDoor:
         self._invocations = invocations
         self._metrics = metrics
 
+    async def settle(self) -> None:
+        """Have the repositories here (see contract)."""
+        if self._homes is not None:
+            await self._homes.settle()
+
     async def runtimes(self) -> list[str]:
         """List the runtimes of this machine."""
         return [i.name for i in self._interpreters]
 
     async def claim(self, app: str, functions: list[str]) -> None:
-        """Check that names are free."""
+        """Check that names are free, and that pushes are for this machine."""
+        await self.settle()
         self._registry.claim(app, functions)
 
     async def current(self, app: str) -> list[Revision]:
@@ -465,6 +493,8 @@ class BuildsDoor:
         path = self._below_builds(folder)
         self._garbage.asked(digest)
         await asyncio.to_thread(self._layers.seal, digest, path, "code", description)
+        if self._exchange is not None:
+            await self._exchange.offer(digest, description)
         await self._garbage.collect_layers()
 
     async def verify(self, revision: Revision) -> None:

@@ -92,7 +92,7 @@ class Shells:
                 _check(command, terminal)
                 revision = self._registry.live(function)
                 details["revision"] = revision.id
-                stack.enter_context(self._fleet.keeping_layers(revision))
+                await stack.enter_async_context(self._fleet.keeping_layers(revision))
                 shell = await self._open(revision, command, terminal)
             except Problem as problem:
                 await self._audit.write("function.shell", by, details, f"refused: {problem.kind}")

@@ -17,10 +17,12 @@ from gateway.call import remote
 from gateway.control import CALLER, ControlApi
 from gateway.follow import Follower
 from gateway.identity import REQUEST_ID, identify
+from gateway.machines import Machines
 from gateway.meter import Meter
-from gateway.relay import Relay
+from gateway.relay import Builder, Relay
 from gateway.replies import fault, problem_response
 from gateway.routing import Routes
+from pilotlight.machines import machine_of
 from pilotlight.problems import Problem
 from pilotlight.server_name import sign_before_sending
 
@@ -35,6 +37,7 @@ _NEED_KEY = ("/api/", "/git/", "/data/")
 # All that the builder serves. What is spelled otherwise has no app, so that both see the same one
 _GIT = re.compile(r"/git/([a-z0-9-]+)\.git/(?:info/refs|git-upload-pack|git-receive-pack)(?:\?.*)?")
 _METRICS_WITHIN = 2.0  # seconds
+_NONE: frozenset[bytes] = frozenset()
 _MAX_JSON = 1 << 20  # bytes of a body that the control API reads
 
 
@@ -50,9 +53,15 @@ class Platform:
         meter: Meter,
         control: Control,
         api: ControlApi,
-        builder: Relay,
+        builder: Builder,
         data: Relay,
+        layers: Relay,
+        machines: Machines,
+        max_body: int,
     ) -> None:
+        self._layers = layers
+        self._machines = machines
+        self._max_body = max_body
         self._routes = routes
         self._doorkeeper = doorkeeper
         self._follower = follower
@@ -79,6 +88,8 @@ class Platform:
                 web.get("/metrics", self._metrics),
                 *self._api.routes(),
                 web.route("*", "/git/{rest:.*}", self._git, expect_handler=_not_yet),
+                web.get("/machines/layers/{digest}", self._layer),
+                web.route("*", f"{Builder.PATH}/{{rest:.*}}", self._builder_here, expect_handler=_not_yet),
                 web.route("*", "/data/v1/{rest:.*}", self._documents, expect_handler=_not_yet),
             ]
         )
@@ -106,6 +117,9 @@ class Platform:
             return await handler(request)
         except Problem as error:
             problem = error
+            origin = cast("CallerConnection", request.protocol).origin
+            if (address := machine_of(error)) is not None and not origin.machine:
+                return await self._relay(address).pass_on(request, routing.origin_form(request.raw_path))
         except web.HTTPMethodNotAllowed as error:
             allowed = ", ".join(sorted(error.allowed_methods))
             headers["Allow"] = allowed
@@ -216,13 +230,36 @@ class Platform:
         caller.demand(Scope.DEPLOY, match[1] if match is not None else None)
         return await self._builder.pass_on(request, target, by=caller.actor)
 
+    async def _layer(self, request: web.Request) -> web.StreamResponse:
+        """Give another machine a layer."""
+        _only_for_machines(request)
+        return await self._layers.pass_on(request, request.path)
+
+    async def _builder_here(self, request: web.Request) -> web.StreamResponse:
+        """Pass on what another machine asks the builder."""
+        _only_for_machines(request)
+        return await self._builder.pass_here(request, routing.origin_form(request.raw_path))
+
     async def _documents(self, request: web.Request) -> web.StreamResponse:
         target = routing.origin_form(request.raw_path)
         caller = request[CALLER]
         own = caller.key.app
         caller.demand(Scope.DATA, _named_app(request, target) or own)
+        if (address := await self._other_data_api(request)) is not None:
+            return await self._relay(address).pass_on(request, target)
         # However the data API reads the query: it refuses one that names another app than the header
         return await self._data.pass_on(request, target, app=own)
+
+    async def _other_data_api(self, request: web.Request) -> str | None:
+        """Return the machine to ask where the data API of this one is away: all have the same documents."""
+        origin = cast("CallerConnection", request.protocol).origin
+        if origin.machine or not self._machines.others or await self._data.answers():
+            return None
+        return await self._machines.any_that_answers()
+
+    def _relay(self, address: str) -> Relay:
+        """Return the way to another machine, which judges the caller's key again."""
+        return Relay(address, lambda: self._machines.connect(address), self._max_body, without=_NONE)
 
 
 def _named_app(request: web.Request, target: str) -> str | None:
@@ -231,7 +268,7 @@ def _named_app(request: web.Request, target: str) -> str | None:
     return named[-1] if named else request.headers.get("Pilotlight-App")
 
 
-async def _neighbour_metrics(neighbour: Relay) -> str | None:
+async def _neighbour_metrics(neighbour: Relay | Builder) -> str | None:
     try:
         async with asyncio.timeout(_METRICS_WITHIN):
             status, body = await neighbour.ask("GET", "/metrics")
@@ -242,6 +279,11 @@ async def _neighbour_metrics(neighbour: Relay) -> str | None:
 
 async def _not_yet(request: web.Request) -> None:
     """Leave `Expect: 100-continue` to the relay, which answers it once the neighbour is reached."""
+
+
+def _only_for_machines(request: web.Request) -> None:
+    if not cast("CallerConnection", request.protocol).origin.machine:
+        raise _nothing_here(request.path)
 
 
 def _nothing_here(path: str) -> Problem:

@@ -4,7 +4,8 @@
 again within a second: the instances of our leases live on. So they stay usable until the service can be
 reached again, and are drained then: running calls end on them, new calls get new leases. Those with running
 calls are claimed, or the service would end them; the others are given back. An instance that died meanwhile
-shows itself by refusing connections.
+shows itself by refusing connections. On a platform of several machines, others take its functions over when
+it is away for longer, and new calls go there.
 """
 
 import asyncio
@@ -14,7 +15,9 @@ import math
 
 from function_service.contract import Invocations, Lease, Route, RouteTable
 from gateway.leases import FunctionLeases, HeldLease, State, Waiter
+from gateway.machines import Machines
 from gateway.tasks import Tasks
+from pilotlight.machines import elsewhere, machine_of
 from pilotlight.problems import Problem
 
 _log = logging.getLogger(__name__)
@@ -26,6 +29,7 @@ _LONGEST_AWAY = (
 )
 _DIAGNOSE_WITHIN = 3.0  # seconds; the service itself waits up to one
 _SHORTEST_TURN = 0.05  # seconds that a busy lease is kept though another gateway wants it
+_MOVE_AFTER = 3.0  # seconds that the function service is away; well before its claims lapse
 _PAUSE = 0.25  # seconds before an instance is asked for again after that failed
 _MAY_PASS = frozenset({"no-capacity", "unavailable", "overloaded"})
 
@@ -33,12 +37,21 @@ _MAY_PASS = frozenset({"no-capacity", "unavailable", "overloaded"})
 class Broker:
     """Hands out slots of leases, one function at a time."""
 
-    def __init__(self, invocations: Invocations, queue_limit: int, queue_wait: float = math.inf) -> None:
+    def __init__(
+        self,
+        invocations: Invocations,
+        queue_limit: int,
+        queue_wait: float = math.inf,
+        machines: Machines | None = None,
+    ) -> None:
         """Let `queue_limit` calls wait for each function, if they need not wait longer than `queue_wait`.
 
         The wait is in seconds, and what is expected of the pace at which others get their slots.
         """
         self._invocations = invocations
+        self._machines = machines or Machines(None)
+        self._moving: asyncio.TimerHandle | None = None  # until calls go to other machines
+        self._moved = False  # whether they do
         self._queue_limit = queue_limit
         self._queue_wait = queue_wait
         self._functions: dict[str, FunctionLeases] = {}
@@ -60,6 +73,8 @@ class Broker:
         """Join the function's queue. Raises Problem `overloaded` where it is full."""
         if (problem := self.refusal(route)) is not None:
             raise problem
+        if self._moved and self._machines.others:
+            raise elsewhere(route.function, self._machines.others[0])
         function = self._functions.get(route.function)
         if function is None:
             function = self._functions[route.function] = FunctionLeases(route)
@@ -221,10 +236,26 @@ class Broker:
         self._away = True
         if self._stopping:
             self._fail_all()
+        if self._moving is None:
+            self._moving = asyncio.get_running_loop().call_later(_MOVE_AFTER, self._move)
+
+    def _move(self) -> None:
+        """Leave new calls, and those that wait, to other machines, which are about to take the functions."""
+        self._moved = True
+        for function in list(self._functions.values()) if self._machines.others else ():
+            function.fail(elsewhere(function.route.function, self._machines.others[0]))
+            for task in function.surplus():
+                task.cancel()
+            for held in list(function.open):
+                self._drain(held)
+            self._forget_if_empty(function)
 
     def reconnected(self) -> None:
         """The function service is there again: claim and drain the leases of former connections."""
-        self._away = False
+        self._away = self._moved = False
+        if self._moving is not None:
+            self._moving.cancel()
+            self._moving = None
         former = [held for held in self._leases.values() if held.generation != self._generation]
         busy = [held.lease.id for held in former if held.busy]
         if busy:
@@ -288,9 +319,8 @@ class Broker:
             problem.detail,
         )
         function.trouble = problem
-        hope = bool(function.open) or (
-            problem.kind in _MAY_PASS and (problem.kind == "unavailable" or bool(function.acquires))
-        )
+        passing = problem.kind in _MAY_PASS and (problem.kind == "unavailable" or bool(function.acquires))
+        hope = bool(function.open) or (passing and machine_of(problem) is None)
         if not hope:
             function.fail(problem)
             for task in function.surplus():
@@ -400,6 +430,8 @@ class Broker:
     async def close(self, grace: float) -> None:
         """Let nobody wait any more, give all leases back, and end within grace seconds."""
         self._closing = True
+        if self._moving is not None:
+            self._moving.cancel()
         self._fail_all()
         for function in list(self._functions.values()):
             for held in list(function.open):

@@ -25,12 +25,13 @@ _NONE: frozenset[bytes] = frozenset()
 class Origin:
     """Where the calls of one connection come from."""
 
-    __slots__ = ("address", "inside", "local", "scheme")
+    __slots__ = ("address", "inside", "local", "machine", "scheme")
 
-    def __init__(self, address: str, scheme: str = "http", *, inside: bool) -> None:
+    def __init__(self, address: str, scheme: str = "http", *, inside: bool, machine: bool = False) -> None:
         self.address = address
         self.scheme = scheme
         self.inside = inside  # over the private socket: from a function of this platform
+        self.machine = machine  # inside as well, from the gateway of another machine, which has let it in
         # a reverse proxy on this machine is believed what it says about the caller's scheme and host
         self.local = inside or address.startswith(("127.", "::ffff:127.")) or address == "::1"
 
@@ -44,6 +45,7 @@ class Call:
     waiter: Waiter | None = None
     held: HeldLease | None = None  # whose slot it has, or had last
     waited = 0.0  # seconds until it got the slot
+    passed_on = False  # whether another machine has been asked to make it
     admitted = False  # whether its caller may call the function
     cold = False
     head_sent = False

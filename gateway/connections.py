@@ -32,10 +32,11 @@ class CallerConnection(RequestHandler):
     """One connection of a caller."""
 
     __slots__ = ("begun", "busy", "counted", "fresh", "front", "full", "glance", "handed", "inside",
-                 "origin", "plain", "queued")  # fmt: skip
+                 "machine", "origin", "plain", "queued")  # fmt: skip
 
     front: "Front"
     inside: bool
+    machine: bool
     origin: Origin
     glance: Glance
     fresh: bool  # whether nothing has come yet
@@ -58,7 +59,7 @@ class CallerConnection(RequestHandler):
         self.begun = self.handed = self.plain = None
         self.glance = Glance()
         scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
-        self.origin = Origin(address, scheme, inside=self.inside)
+        self.origin = Origin(address, scheme, inside=self.inside, machine=self.machine)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -225,9 +226,14 @@ class Front:
             self._none_fresh.set()
 
     async def listen(
-        self, listener: socket.socket, *, inside: bool, tls: ssl.SSLContext | None = None
+        self,
+        listener: socket.socket,
+        *,
+        inside: bool,
+        machine: bool = False,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Accept connections on a socket that is bound."""
+        """Accept connections on a socket that is bound: of functions, of other machines, or of strangers."""
         loop = asyncio.get_running_loop()
 
         def accept() -> CallerConnection:
@@ -242,6 +248,7 @@ class Front:
             )
             connection.front = self
             connection.inside = inside
+            connection.machine = machine
             return connection
 
         if listener.family == socket.AF_UNIX:

@@ -38,7 +38,7 @@ from gateway.operations import (
     SecretValue,
     Stories,
 )
-from gateway.relay import Relay
+from gateway.relay import Builder, Elsewhere
 from gateway.routing import Routes
 from gateway.shells import Shells
 from pilotlight.ids import NAME_RULE, is_name
@@ -58,7 +58,10 @@ S = TypeVar("S", bound=msgspec.Struct)
 class ControlApi:
     """The handlers, by the names that operations.py gives them. Each returns what is to be encoded."""
 
-    def __init__(self, control: Control, vault: Vault, builder: Relay, routes: Routes) -> None:
+    def __init__(
+        self, control: Control, vault: Vault, builder: Builder, routes: Routes, elsewhere: Elsewhere
+    ) -> None:
+        self._elsewhere = elsewhere
         self._control = control
         self._vault = vault
         self._builder = builder
@@ -139,7 +142,13 @@ class ControlApi:
     async def list_functions(self, request: web.Request) -> Functions:
         """GET /functions."""
         caller = _caller(request)
-        return Functions([each for each in await self._control.functions() if caller.sees(each.app)])
+        found = {each.name: each for each in await self._control.functions() if caller.sees(each.app)}
+        for body in await self._elsewhere.ask(request):
+            for there in msgspec.json.decode(body, type=Functions).functions:
+                if (here := found.get(there.name)) is not None:
+                    both = {"instances": here.instances + there.instances, "calls": here.calls + there.calls}
+                    found[there.name] = msgspec.structs.replace(here, **both)
+        return Functions(list(found.values()))
 
     async def get_function(self, request: web.Request) -> FunctionStatus:
         """GET /functions/{name}."""
@@ -163,6 +172,8 @@ class ControlApi:
         """GET /instances."""
         caller = _caller(request)
         found = await self._control.instances(None)
+        for body in await self._elsewhere.ask(request):
+            found += msgspec.json.decode(body, type=Instances).instances
         return Instances([each for each in found if caller.sees(self._routes.app(each.function))])
 
     async def list_function_instances(self, request: web.Request) -> Instances:
@@ -189,7 +200,13 @@ class ControlApi:
         (operation,) = (each for each in OPERATIONS if each.name == "read_logs")
         tail, follow = (_query(request, each) for each in operation.query)
         name = request.match_info["name"]
-        await self._control.revisions(name)  # raises while there still is a status to set
+        if follow:
+            await self._control.instances(name)  # raises while there still is a status to set
+        else:
+            await self._control.revisions(name)
+        others = [] if follow else await self._elsewhere.ask(request)
+        if others:
+            return await self._all_logs(name, int(tail), others)
         response = web.StreamResponse(headers={"Content-Type": operation.media_type})
         response.enable_chunked_encoding()
         await response.prepare(request)
@@ -207,18 +224,43 @@ class ControlApi:
         await response.write_eof()
         return response
 
+    async def _all_logs(self, name: str, tail: int, others: list[bytes]) -> web.Response:
+        """Return the latest lines of all machines."""
+        lines = [line async for line in self._control.logs(name, tail, False)]
+        for body in others:
+            lines += msgspec.json.Decoder(LogLine).decode_lines(body)
+        latest = sorted(lines, key=lambda line: line.time)[-tail:] if tail else []
+        (operation,) = (each for each in OPERATIONS if each.name == "read_logs")
+        return web.Response(
+            body=msgspec.json.Encoder().encode_lines(latest), headers={"Content-Type": operation.media_type}
+        )
+
     async def list_invocations(self, request: web.Request) -> EndedCalls:
         """GET /functions/{name}/invocations."""
         (operation,) = (each for each in OPERATIONS if each.name == "list_invocations")
         tail, failed = (_query(request, each) for each in operation.query)
-        return EndedCalls(
-            await self._control.invocations(request.match_info["name"], int(tail), bool(failed))
-        )
+        found = await self._control.invocations(request.match_info["name"], int(tail), bool(failed))
+        if others := await self._elsewhere.ask(request):
+            for body in others:
+                found += msgspec.json.decode(body, type=EndedCalls).invocations
+            found = sorted(found, key=lambda call: call.started + call.duration)[-int(tail) :] if tail else []
+        return EndedCalls(found)
 
     async def explain_request(self, request: web.Request) -> Stories:
         """GET /requests/{id}."""
         caller = _caller(request)
-        found = await self._control.story(request.match_info["id"])
+        others = [
+            story
+            for body in await self._elsewhere.ask(request)
+            for story in msgspec.json.decode(body, type=Stories).stories
+        ]
+        try:
+            found = others + await self._control.story(request.match_info["id"])
+        except Problem:
+            if not others:
+                raise
+            found = others
+        found.sort(key=lambda story: story.call.started)
         shown = [each for each in found if caller.sees(self._routes.app(each.call.function))]
         if not shown:
             raise Problem("not-found", f"No call of this request was to the app {caller.key.app!r}.")

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 
-from function_service.contract import Ended, Invocations, Recall, RouteTable, Wanted
+from function_service.contract import Ended, Invocations, Machines, Recall, RouteTable, Wanted
+from gateway import machines
 from gateway.broker import Broker
 from gateway.routing import Routes
 from pilotlight.problems import Problem
@@ -15,10 +16,13 @@ _PAUSES = (0.02, 0.1, 0.5, 1.0)  # seconds between attempts to reach the functio
 class Follower:
     """Keeps routes and leases current. `known` is set while there is a table."""
 
-    def __init__(self, invocations: Invocations, routes: Routes, broker: Broker) -> None:
+    def __init__(
+        self, invocations: Invocations, routes: Routes, broker: Broker, others: machines.Machines
+    ) -> None:
         self._invocations = invocations
         self._routes = routes
         self._broker = broker
+        self._others = others
         self.known = asyncio.Event()
         self.connected = False
 
@@ -37,6 +41,8 @@ class Follower:
                         self._broker.ended(event.lease)
                     elif isinstance(event, Wanted):
                         self._broker.spare(event.function)
+                    elif isinstance(event, Machines):
+                        self._others.others, self._others.builder = event.addresses, event.builder
             except Problem as problem:
                 _log.warning("action=function-service-away detail=%r", problem.detail)
             if self.connected:
@@ -48,6 +54,7 @@ class Follower:
     def _became_current(self, table: RouteTable) -> None:
         self._routes.table = table
         self._broker.swap(table)
+        self._others.prune(table.routes)
         if not self.connected:
             self.connected = True
             self._broker.reconnected()

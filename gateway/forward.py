@@ -5,11 +5,13 @@ reader is woken once for all that arrived together.
 """
 
 import asyncio
+import ssl
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import httptools
 from aiohttp import StreamReader
 
+from pilotlight import machines
 from pilotlight.problems import Problem
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 _HIGH = 1 << 16  # bytes of an answer that wait for a slow caller before we stop reading
 _MAX_HEAD = 1 << 17  # bytes of an answer's head
 _BACKLOG_PAUSE = 0.005  # seconds
+_MACHINE_WITHIN = 2.0  # seconds that another machine has to take a connection
 _REPLAYABLE = 16 << 10  # bytes; up to this size a message is one buffer, read whole or not at all
 
 
@@ -358,3 +361,19 @@ async def connect(address: str) -> Connection:
             ) from error
         else:
             return connection
+
+
+async def connect_to_machine(address: str, context: ssl.SSLContext) -> Connection:
+    """Connect to the gateway of another machine of the platform, at HOST:PORT.
+
+    Raises BrokenOff, not `taken`, where none answers soon, or what answers is none.
+    """
+    host, port = machines.split(address)
+    connection = Connection()
+    try:
+        async with asyncio.timeout(_MACHINE_WITHIN):
+            await asyncio.get_running_loop().create_connection(lambda: connection, host, port, ssl=context)
+    except OSError as error:  # a time-out and TLS' errors are such, too
+        connection.close()
+        raise BrokenOff(taken=False) from error
+    return connection

@@ -41,6 +41,7 @@ _SET_ON_REQUESTS = frozenset(
 )
 _SET_ON_ANSWERS = frozenset(
     {
+        b"pilotlight-elsewhere",
         b"pilotlight-error",
         b"pilotlight-instance",
         b"pilotlight-revision",

@@ -21,11 +21,13 @@ from gateway.exchange import SENT, SENT_LAST, Upload, break_off, pass_answer
 from gateway.forward import BrokenOff, Connection, Malformed, TooLarge, connect
 from gateway.identity import identify, lines
 from gateway.leases import HeldLease
+from gateway.machines import ELSEWHERE, Machines
 from gateway.meter import Meter
 from gateway.refusals import Refusals
 from gateway.replies import fault, problem_response
 from gateway.reports import Reports
 from gateway.routing import Routes
+from pilotlight.machines import machine_of
 from pilotlight.problems import Problem
 
 if TYPE_CHECKING:
@@ -33,8 +35,18 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 3  # instances that may turn out to be dead before one takes the call
+_AGAIN = 0.1  # seconds until it is asked again on which machine a function is at home
+_MARGIN = 2.0  # seconds that another machine has to say that the time is over
 _PATH = 200  # characters of a path that are remembered
 GONE = 499  # what is counted and logged for a call whose caller went away, as nginx does
+
+
+class _Elsewhere(Exception):  # noqa: N818  where to go on
+    """The function is at home on another machine."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self.address = address
 
 
 class Calls:
@@ -49,7 +61,9 @@ class Calls:
         reports: Reports,
         refusals: Refusals,
         max_body: int,
+        machines: Machines,
     ) -> None:
+        self._machines = machines
         self._routes = routes
         self._doorkeeper = doorkeeper
         self._broker = broker
@@ -106,9 +120,13 @@ class Calls:
                 call.held = None
                 held = self._broker.take(route)
                 if held is None:
-                    call.waiter = self._broker.queue(route)
-                    held = await self._broker.slot(call.waiter)
-                    call.cold = call.waiter.cold
+                    try:
+                        held = await self._slot(call, origin, route)
+                    except _Elsewhere as elsewhere:
+                        kept = await self._pass_on(call, origin, elsewhere, upload, limit)
+                        if kept is None:
+                            continue
+                        return kept
                 call.held = held
                 call.waited = time.perf_counter() - call.arrived
             else:
@@ -130,6 +148,89 @@ class Calls:
             finally:
                 self._broker.give_back(held)
             begun = None
+
+    async def _slot(self, call: Call, origin: Origin, route: Route) -> HeldLease:
+        """Wait for a slot. Raises Problem, and _Elsewhere where another machine has the function."""
+        if not origin.machine and (address := self._machines.home(route.function)) is not None:
+            raise _Elsewhere(address)
+        try:
+            call.waiter = self._broker.queue(route)
+            held = await self._broker.slot(call.waiter)
+        except Problem as problem:
+            address = machine_of(problem)
+            if address is None or origin.machine:
+                raise
+            self._machines.learn(route.function, address)
+            raise _Elsewhere(address) from problem
+        call.cold = call.waiter.cold
+        return held
+
+    async def _pass_on(
+        self, call: Call, origin: Origin, elsewhere: "_Elsewhere", upload: Upload, limit: asyncio.Timeout
+    ) -> bool | None:
+        """Have another machine make the call; return whether the caller's connection is kept alive.
+
+        None where that machine does not answer, or has not got the function any more: look again.
+        """
+        address, request, route = elsewhere.address, upload.request, call.route
+        assert route is not None  # noqa: S101
+        try:
+            connection = await self._machines.connect(address)
+        except BrokenOff:
+            self._machines.forget(route.function)
+            await asyncio.sleep(_AGAIN)
+            return None
+        if not call.passed_on:  # it keeps the time itself
+            call.passed_on = True
+            limit.reschedule((limit.when() or 0) + _MARGIN)
+        try:
+            await upload.send(connection, self._passed_head(call, origin, route, request))
+            await connection.head()
+            if any(name.lower() == ELSEWHERE.lower().encode() for name, _ in connection.headers):
+                connection.close()
+                self._machines.forget(route.function)
+                if upload.streaming:
+                    raise Problem(
+                        "unavailable", f"{route.function!r} has just moved. Try again.", retry_after=1
+                    )
+                await asyncio.sleep(_AGAIN)
+                return None
+            call.status = connection.status
+            head = headers.answer_head(
+                connection.status,
+                connection.reason,
+                connection.headers,
+                bodiless=connection.bodiless,
+                http11=request.version >= (1, 1),
+                keep_alive=request.keep_alive and not self.closing,
+            )
+            call.head_sent = True
+            await pass_answer(request, connection, head)
+        except (BrokenOff, Malformed) as error:
+            raise Problem(
+                "crashed",
+                f"The machine {address}, which made the call, broke it off ({error}). What it was to do may "
+                "have been done, or not: look before you try again.",
+            ) from error
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            if upload.streaming:
+                await upload.end()
+        self._machines.keep(address, connection)
+        return head.keep_alive
+
+    def _passed_head(self, call: Call, origin: Origin, route: Route, request: BaseRequest) -> bytes:
+        """Return the head of a request for another machine, which withholds the caller's key itself."""
+        given = request.headers
+        return headers.request_head(
+            request.method,
+            f"{routing.PREFIX}{route.function}{call.target}",
+            request.raw_headers,
+            given,
+            forwarding(given, origin) + lines(call.request_id, call.traceparent),
+        )
 
     def _broken_off(self, held: HeldLease) -> None:
         """Stop an instance that works on nothing but a call which was broken off."""
@@ -213,7 +314,11 @@ class Calls:
             self.ended(call, call.status, problem)
             return break_off(request)
         self.refused(call, problem)
-        response = problem_response(problem, call.failure_headers())
+        added = call.failure_headers()
+        connection = cast("CallerConnection", request.protocol)
+        if connection.origin.machine and (address := machine_of(problem)) is not None:
+            added[ELSEWHERE] = address
+        response = problem_response(problem, added)
         unread = call.upload is None or call.upload.unread  # the caller may be about to send its body, or not
         if self.closing or problem.kind == "upgrade-refused" or (unread and "Expect" in request.headers):
             response.force_close()
@@ -248,6 +353,8 @@ class Calls:
         """Wait until the work is stopped, and say what the time was spent on."""
         route, held = call.route, call.held
         name, limit = (route.function, f"{route.timeout:g} s") if route is not None else ("", "")
+        if held is None and call.passed_on:
+            return Problem("timeout", f"No machine has answered within the function's timeout of {limit}.")
         if held is None:
             return call.waiter.left if call.waiter is not None and call.waiter.left is not None else fault()
         if held.ending is not None:
@@ -272,6 +379,8 @@ class Calls:
 
     def ended(self, call: Call, status: int, problem: Problem | None) -> None:
         """Count, report and log a call."""
+        if call.passed_on and problem is None:
+            return  # the machine that made it does so
         duration = time.perf_counter() - call.arrived
         route, held = call.route, call.held
         start = "none" if held is None else "cold" if call.cold else "warm"

@@ -1,18 +1,20 @@
-"""Passes requests on to a neighbour that speaks HTTP on a Unix socket: the builder, and the data API."""
+"""Passes requests on to a neighbour that speaks HTTP: the builder, the data API, and other machines."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Self, cast
+from urllib.parse import quote, unquote
 
 import msgspec
 from aiohttp.web import BaseRequest, RequestPayloadError, StreamResponse
 
 from function_service.contract import Actor
-from gateway import headers, identity
+from gateway import headers, identity, routing
 from gateway.call import forwarding
 from gateway.exchange import SENT, SENT_LAST, Upload, break_off, pass_answer
 from gateway.forward import BrokenOff, Connection, Malformed, TooLarge, connect
+from gateway.machines import Machines
 from pilotlight import sockets
 from pilotlight.problems import Problem
 
@@ -59,10 +61,24 @@ class _Passing:
 class Relay:
     """A neighbour. Its answers, problems included, pass as they are."""
 
-    def __init__(self, service: str, socket: Path, max_body: int) -> None:
+    def __init__(
+        self,
+        service: str,
+        reach: Callable[[], Awaitable[Connection]],
+        max_body: int,
+        *,
+        without: frozenset[bytes] = _OWN,
+    ) -> None:
+        """`reach` connects to it, `without` are the headers that it is not told."""
         self._service = service
-        self._socket = socket
+        self._reach = reach
         self._max_body = max_body
+        self._without = without
+
+    @classmethod
+    def to(cls, service: str, socket: Path, max_body: int) -> Self:
+        """Return the relay to a service on this machine."""
+        return cls(service, lambda: connect(sockets.address(socket)), max_body)
 
     async def pass_on(
         self, request: BaseRequest, target: str, *, by: Actor | None = None, app: str | None = None
@@ -109,7 +125,7 @@ class Relay:
         )
         origin = cast("CallerConnection", request.protocol).origin
         added = forwarding(request.headers, origin) + identity.lines(request_id, traceparent)
-        without = _OWN
+        without = self._without
         if by is not None:
             added += f"Pilotlight-By: {quote(msgspec.json.encode(by))}\r\n".encode()
         if app is not None:
@@ -123,7 +139,7 @@ class Relay:
         """Connect, and try again until a moment of the loop's clock. Raises Problem `unavailable`."""
         while True:
             try:
-                return await connect(sockets.address(self._socket))
+                return await self._reach()
             except BrokenOff as error:
                 if asyncio.get_running_loop().time() >= deadline:
                     raise Problem(
@@ -133,14 +149,18 @@ class Relay:
                     ) from error
             await asyncio.sleep(_PAUSE)
 
-    async def ask(self, method: str, target: str) -> tuple[int, bytes]:
+    async def ask(
+        self, method: str, target: str, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes]:
         """Make a request of our own; return status and body. Raises Problem `unavailable`."""
         connection = await self._connect(asyncio.get_running_loop().time() + _PATIENCE)
         try:
             async with asyncio.timeout(5.0):
                 connection.begin(method)
-                message = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-                connection.send(message.encode(), whole=True)
+                fields = {"Host": "localhost", "Connection": "close", **(headers or {})}
+                lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+                message = f"{method} {target} HTTP/1.1\r\n{lines}\r\n"
+                connection.send(message.encode(errors="surrogateescape"), whole=True)
                 await connection.head()
                 body = b""
                 while (piece := await connection.read()) is not None:
@@ -163,3 +183,67 @@ class Relay:
             return False
         connection.close()
         return True
+
+
+class Builder:
+    """The builder, on this machine or on another one, whose gateway passes on what it is asked."""
+
+    PATH = "/machines/builder"
+    """Under this, a gateway passes on what other machines ask its builder."""
+
+    def __init__(self, here: Relay, machines: Machines, max_body: int) -> None:
+        self._here = here
+        self._machines = machines
+        self._max_body = max_body
+
+    def _chosen(self) -> tuple[Relay, str]:
+        address = self._machines.builder
+        if not address:
+            return self._here, ""
+        return Relay("builder", lambda: self._machines.connect(address), self._max_body), self.PATH
+
+    async def pass_on(self, request: BaseRequest, target: str, *, by: Actor) -> StreamResponse:
+        """Pass a request on, as `Relay.pass_on` does. Raises Problem."""
+        relay, prefix = self._chosen()
+        return await relay.pass_on(request, prefix + target, by=by)
+
+    async def pass_here(self, request: BaseRequest, target: str) -> StreamResponse:
+        """Pass on what another machine asks the builder, in the name of whom it says. Raises Problem."""
+        by = msgspec.json.decode(unquote(request.headers.get("Pilotlight-By", "{}")), type=Actor)
+        return await self._here.pass_on(request, target.removeprefix(self.PATH), by=by)
+
+    async def ask(self, method: str, target: str) -> tuple[int, bytes]:
+        """Make a request of our own, as `Relay.ask` does. Raises Problem."""
+        relay, prefix = self._chosen()
+        return await relay.ask(method, prefix + target)
+
+    async def answers(self) -> bool:
+        """Tell whether it accepts connections, as far as that can be seen from here."""
+        return await self._chosen()[0].answers()
+
+
+class Elsewhere:
+    """The same request, made of all other machines: what each of them knows of its own."""
+
+    def __init__(self, machines: Machines, max_body: int) -> None:
+        self._machines = machines
+        self._max_body = max_body
+
+    async def ask(self, request: BaseRequest) -> list[bytes]:
+        """Return the answers with status 200; machines that don't give such a one are left out."""
+        if cast("CallerConnection", request.protocol).origin.machine:
+            return []
+        answers = await asyncio.gather(
+            *(self._ask(address, request) for address in self._machines.others), return_exceptions=True
+        )
+        return [answer for answer in answers if isinstance(answer, bytes)]
+
+    async def _ask(self, address: str, request: BaseRequest) -> bytes:
+        relay = Relay(address, lambda: self._machines.connect(address), self._max_body)
+        key = request.headers.get("Authorization", "")
+        status, body = await relay.ask(
+            request.method, routing.origin_form(request.raw_path), {"Authorization": key}
+        )
+        if status != 200:
+            raise Problem("unavailable", f"{address} answers {status}.")
+        return body

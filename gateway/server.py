@@ -25,15 +25,17 @@ from gateway.control import ControlApi
 from gateway.follow import Follower
 from gateway.invoke import Calls
 from gateway.ledger import Ledger
+from gateway.machines import Machines
 from gateway.meter import Meter
 from gateway.quick import Quick
 from gateway.refusals import Refusals
-from gateway.relay import Relay
+from gateway.relay import Builder, Elsewhere, Relay
 from gateway.replies import problem_response
 from gateway.reports import Reports
 from gateway.routing import Routes
 from pilotlight import sockets
 from pilotlight.datafolder import DataFolder
+from pilotlight.machines import Link
 from pilotlight.problems import Problem
 from pilotlight.settings import Settings
 
@@ -51,12 +53,15 @@ async def serve(
     private: socket.socket | None = None,
     number: int | None = None,
     tls: ssl.SSLContext | None = None,
+    link: Link | None = None,
+    machines: socket.socket | None = None,
     stopping: asyncio.Event,
     ready: Callable[[], None],
 ) -> None:
     """Serve on listener, which is bound, by HTTPS where `tls` is given, and on the private socket.
 
-    It ends when stopping is set.
+    It ends when stopping is set. On a platform of several machines, `link` is how this one reaches others,
+    and `machines` the socket on which it serves them.
 
     Where this is one of several gateways, they share both, and `number` says which of them it is, from 1 on;
     else `private` is made here.
@@ -66,15 +71,19 @@ async def serve(
     client = FunctionServiceClient.connect(data)
     routes = Routes()
     gateways = 1 if number is None else settings.gateways
-    broker = Broker(client.invocations, math.ceil(settings.queue / gateways), settings.queue_wait)
+    others = Machines(link)
+    limit = math.ceil(settings.queue / gateways)
+    broker = Broker(client.invocations, limit, settings.queue_wait, others)
     client.connection.on_orphan["Invocations.acquire"] = broker.orphaned
     ledger = Ledger(data.run, number or 1, gateways)
     meter = Meter(broker.queues, broker.counts, lambda: routes.table.routes if routes.table else None, ledger)
     reports = Reports(client.invocations, meter)
-    follower = Follower(client.invocations, routes, broker)
-    builder = Relay("builder", data.socket("builder"), settings.max_body)
-    documents = Relay("data API", data.socket("baas"), settings.max_body)
-    api = ControlApi(client.control, client.vault, builder, routes)
+    follower = Follower(client.invocations, routes, broker, others)
+    builder_here = Relay.to("builder", data.socket("builder"), settings.max_body)
+    builder = Builder(builder_here, others, settings.max_body)
+    documents = Relay.to("data API", data.socket("baas"), settings.max_body)
+    elsewhere = Elsewhere(others, settings.max_body)
+    api = ControlApi(client.control, client.vault, builder, routes, elsewhere)
     doorkeeper = Doorkeeper(routes)
     platform = Platform(
         routes=routes,
@@ -85,9 +94,12 @@ async def serve(
         api=api,
         builder=builder,
         data=documents,
+        layers=Relay.to("function service", data.socket("layers"), settings.max_body),
+        machines=others,
+        max_body=settings.max_body,
     )
     refusals = Refusals()
-    calls = Calls(routes, doorkeeper, broker, meter, reports, refusals, settings.max_body)
+    calls = Calls(routes, doorkeeper, broker, meter, reports, refusals, settings.max_body, others)
     runner = web.AppRunner(platform.application(), handler_cancellation=True, access_log=None)
     await runner.setup()
     quick = Quick(routes, broker, calls, settings.max_body)
@@ -108,6 +120,8 @@ async def serve(
                         await _first(follower.known.wait(), stopping.wait())
                 await front.listen(listener, inside=False, tls=tls)
                 await front.listen(inside, inside=True)
+                if link is not None and machines is not None:
+                    await front.listen(machines, inside=True, machine=True, tls=link.server)
                 await _first(follower.known.wait(), stopping.wait())
                 if not stopping.is_set():
                     ready()
@@ -127,6 +141,7 @@ async def serve(
         refusals.close()
         await broker.close(_GIVE_BACK)
         await runner.cleanup()
+        others.close()
         await client.close()
         if private is None:
             data.socket("gateway").unlink(missing_ok=True)
@@ -150,7 +165,7 @@ def _divider(calls: Calls) -> Callable[[web.BaseRequest, Handler], Awaitable[web
             response = problem_response(Problem("upgrade-refused", "This is no proxy: it opens no tunnels."))
             response.force_close()
             return response
-        if connection.origin.inside:
+        if connection.origin.inside and not connection.origin.machine:
             return problem_response(
                 Problem("not-found", "A function can only call functions here: /function/NAME.")
             )

@@ -81,6 +81,13 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _address(text: str) -> str:
+    parts = urlsplit(f"//{text}")
+    if text and (not parts.hostname or not parts.port or parts.netloc != text or "@" in text):
+        raise ValueError(f"{text!r} is no address like 10.0.0.1:7443")
+    return text
+
+
 def _store(text: str) -> str:
     if text != "sqlite" and not _is_redis(text):
         # What was given may hold a password
@@ -170,6 +177,14 @@ class Settings:
         _store,
         "where the registry and the documents are kept: sqlite, or a Redis such as redis://127.0.0.1:6379/0",
     )
+    machine_address: str = _setting(
+        "",
+        _address,
+        "where other machines of the platform reach this one, such as 10.0.0.1:7443 (default: it is alone)",
+    )
+    machines_key: str = _setting(
+        "", _file, "the file with the key by which the machines of a platform know each other"
+    )
     max_body: int = _setting(100 << 20, parse_size, "the largest request body, such as 100MB")
     max_documents: int = _setting(
         1 << 30, parse_size, "what the documents of one app may take together, such as 1GB"
@@ -182,6 +197,9 @@ class Settings:
         2 << 30,
         parse_size,
         "what layers of pushes that failed or are under way may take, such as 2GB",
+    )
+    max_fetched_layers: int = _setting(
+        10 << 30, parse_size, "what layers that other machines have, too, may take here, such as 10GB"
     )
     max_repository: int = _setting(
         1 << 30, parse_size, "what the git repository of one app may take, such as 1GB"

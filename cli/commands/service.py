@@ -11,7 +11,7 @@ from cli.serve import run_service
 
 @click.command(epilog=flags.EPILOG)
 @flags.settings
-@flags.descriptors("lifeline", "listener", "private", "number", "claim", "anchor")
+@flags.descriptors("lifeline", "listener", "private", "machines", "number", "claim", "anchor")
 @click.pass_context
 def command(
     context: click.Context,
@@ -20,6 +20,7 @@ def command(
     lifeline: int | None,
     listener: int | None,
     private: int | None,
+    machines: int | None,
     number: int | None,
     claim: int | None,
     anchor: int | None,
@@ -35,6 +36,7 @@ def command(
         lifeline=flags.adopt(lifeline),
         port=flags.adopt(listener),
         private=flags.adopt(private),
+        machines=flags.adopt(machines),
         number=number,
         anchor=flags.adopt(anchor),
     )

@@ -22,6 +22,7 @@ from cli.serve import SERVICES, configure_logging, prepare
 from cli.supervisor import Service, Supervisor
 from pilotlight import sockets, stores
 from pilotlight.datafolder import DataFolder
+from pilotlight.machines import Link
 from pilotlight.problems import Problem
 from pilotlight.settings import Settings, for_services
 
@@ -64,22 +65,30 @@ def _up(settings: Settings, data: DataFolder, lifeline: int | None) -> None:
     claim = _claim(data)
     listener.tls(settings)  # what is wrong with it is told here and once
     port = listener.bind(settings.host, settings.port)
+    machines = None if Link.of(settings) is None else listener.bind_for_machines(settings)
     delegation.request()
     _clear(data)
     try:
-        asyncio.run(_run(settings, data, port, claim, flags.adopt(lifeline)))
+        asyncio.run(_run(settings, data, port, machines, claim, flags.adopt(lifeline)))
     finally:
         data.platform.unlink(missing_ok=True)
         _clear(data)
 
 
 async def _run(
-    settings: Settings, data: DataFolder, port: socket.socket, claim: int, lifeline: socket.socket | None
+    settings: Settings,
+    data: DataFolder,
+    port: socket.socket,
+    machines: socket.socket | None,
+    claim: int,
+    lifeline: socket.socket | None,
 ) -> None:
     """Run the services; the end of `lifeline` tells that the program which started this one is gone."""
     environment = for_services(settings)
     private = sockets.listen(data.socket("gateway"))
     gateway = {"claim": claim, "listener": port.fileno(), "private": private.fileno()}
+    if machines is not None:
+        gateway["machines"] = machines.fileno()
     several = settings.gateways > 1
     gateways = [
         Service("gateway", gateway, environment, number=number, several=several)

@@ -100,6 +100,9 @@ class FakeBuilds:
         self.images: dict[str, str] = {}  # name → id
         self.hold: tuple[asyncio.Event, asyncio.Event] | None = None  # set when activating; then waited for
 
+    async def settle(self) -> None:
+        pass  # the only machine
+
     async def runtimes(self) -> list[str]:
         return ["toy1.0"]
 
