@@ -8,6 +8,7 @@ beside them, since functions that share dependencies must not share what one of 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from builder.dependencies import FORMAT, steps_digest
 from builder.detect import Found
@@ -15,6 +16,9 @@ from builder.source import Tree
 from builder.steps import Say, Workshop
 from function_service.contract import Mount
 from runtimes.declaration import CompileCache, Step
+
+_NOTHING: Final = "c" + hashlib.sha256(FORMAT + b" nothing").hexdigest()[:40]
+"""The layer of what brings its files along in an image: there is none in it."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class CodePlan:
 
 def plan(found: Found, tree: Tree, dependencies: str | None) -> CodePlan:
     """Return how to make the code layer of a function; `dependencies` is the digest of that layer."""
+    if found.by_file:
+        return CodePlan(_NOTHING, (), None, None)
     runtime, interpreter = found.runtime, found.interpreter
     steps = runtime.assemble(found.folder, interpreter)
     total = hashlib.sha256(FORMAT + f" code {interpreter.key}\0{tree.digest(found.path)}".encode())
@@ -42,7 +48,8 @@ def plan(found: Found, tree: Tree, dependencies: str | None) -> CodePlan:
 async def build(found: Found, wanted: CodePlan, workshop: Workshop, folder: Path, say: Say) -> None:
     """Make the layer in `folder` unless it is in the store. Raises Problem."""
     if await workshop.builds.has_layer(wanted.digest):
-        await say("  code: kept (no file changed)")
+        if not found.by_file:
+            await say("  code: kept (no file changed)")
         return
     await workshop.run(found, wanted.steps, folder, say)
     if wanted.cache is not None:

@@ -31,6 +31,11 @@ class Found:
     values: dict[str, Any]
     image: str | Image | None = None
 
+    @property
+    def by_file(self) -> bool:
+        """Whether an image is built by a file of the function, its Dockerfile."""
+        return self.handler == self.runtime.image_file
+
 
 @dataclass(frozen=True)
 class Languages:
@@ -44,12 +49,23 @@ class Languages:
         names = [found.name for each in self.interpreters.values() for found in each]
         return ", ".join(names) or "none"
 
-    def recognise(self, folder: Path) -> str | None:
-        """Return the name of the first runtime that recognises a folder."""
+    def recognise(self, folder: Path, *, by_file: bool = True) -> str | None:
+        """Return the name of the first runtime that recognises a folder; none where nothing does.
+
+        Unless `by_file` is false, the file by which an image is built makes a function too, where nothing
+        else does.
+        """
         for runtime in self.runtimes.values():
             if runtime.recognise(folder) is not None:
                 return runtime.name
-        return None
+        having = (each.name for each in self.runtimes.values() if by_file and has_image_file(each, folder))
+        return next(having, None)
+
+
+def has_image_file(runtime: Runtime, folder: Path) -> bool:
+    """Tell whether a folder has the file by which an image of a runtime's programs is built."""
+    path = folder / runtime.image_file if runtime.image_file is not None else None
+    return path is not None and path.is_file() and not path.is_symlink()
 
 
 def detect(
@@ -63,7 +79,9 @@ def detect(
 
     Raises Problem `build-failed`, whose detail lists everything that is wrong, one thing a line.
     """
-    search = _Search(app, root, languages)
+    # A Dockerfile at the root is for all of it, unless the manifest says that functions lie below
+    alone = all(function.path == "." or function.name == app for function in manifest.values())
+    search = _Search(app, root, languages, alone)
     for function in manifest.values():
         search.add_named(function)
     if search.root_is_one:
@@ -103,12 +121,13 @@ class _Search:
     app: str
     root: Path
     languages: Languages
+    alone: bool
     found: list[Found] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)  # paths that are a function's already
 
     def __post_init__(self) -> None:
-        self.root_is_one = self.languages.recognise(self.root) is not None
+        self.root_is_one = self.languages.recognise(self.root, by_file=self.alone) is not None
 
     def add_named(self, function: FunctionManifest) -> None:
         """Add a function that the manifest names."""
@@ -171,14 +190,27 @@ class _Search:
             )
             return
         handler = function.handler or runtime.recognise(folder)
+        if handler is None and has_image_file(runtime, folder):
+            handler = runtime.image_file
         if handler is None:
             self.errors.append(
                 f"Function {name!r}: the {family} runtime finds no handler in the folder {path!r}. "
                 f"Add one, or set functions.{name}.handler in {MANIFEST}."
             )
-        elif wrong := runtime.check(folder, handler):
+        elif wrong := _wrong_with(function, runtime, folder, handler):
             self.errors.append(f"Function {name!r}: {wrong}")
         else:
             self.found.append(
                 Found(name, path, folder, runtime, interpreter, handler, function.values, function.image)
             )
+
+
+def _wrong_with(function: FunctionManifest, runtime: Runtime, folder: Path, handler: str) -> str | None:
+    """Return what is wrong with a handler, or None."""
+    if handler != runtime.image_file:
+        return runtime.check(folder, handler)
+    if not has_image_file(runtime, folder):
+        return f'the handler "{handler}" needs that file in its folder; it may be no symbolic link.'
+    if function.image is not None:
+        return f"its {handler} builds its image, or `image` names one. Leave that out, or name a program."
+    return None

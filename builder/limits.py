@@ -17,6 +17,7 @@ class Limits:
     push: float = 1_800.0  # from the first byte to the last
     turn: float = 600.0  # waiting for other pushes and builds
     step: float = 300.0  # one command of a build
+    image: float = 900.0  # a build by a Dockerfile
     output: int = 1 << 30  # what one step may write
     memory: int = 1 << 30  # of one step
     cpu: float = 2.0  # cores of one step

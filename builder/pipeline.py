@@ -80,7 +80,7 @@ class _Walk:
 
     async def _function(self, found: Found, tree: Tree, present: Revision | None) -> Revision:
         """Return the revision of one function, built and tried unless it is present as it is."""
-        found = await images.settle(found, self.workshop.builds, self.say)
+        found = await images.settle(found, tree, self.workshop, self.say)
         needs = await asyncio.to_thread(dependencies.plan, found, self.workshop.index)
         code = await asyncio.to_thread(assemble.plan, found, tree, needs.digest if needs else None)
         fresh = publish.revision(self.app, self.commit.id, found, code.digest, code.dependencies)
@@ -88,7 +88,8 @@ class _Walk:
             await self.say(f"{found.name}: unchanged")
             return present
         where = f" in {found.image.name}" if isinstance(found.image, Image) else ""
-        await self.say(f"{found.name}: {found.interpreter.name}{where}, {found.handler}")
+        if not found.by_file:  # else it has said so before its image was built
+            await self.say(f"{found.name}: {found.interpreter.name}{where}, {found.handler}")
         work = self.work / found.name
         work.mkdir(mode=0o755)
         if needs is not None:

@@ -18,6 +18,25 @@ Say = Callable[[str], Awaitable[None]]
 """Shows a line, or several, to the pusher."""
 
 
+class Shown:
+    """What a build prints, as far as it is shown to the pusher."""
+
+    def __init__(self, limits: Limits, say: Say, indent: str = "    ") -> None:
+        self._limits = limits
+        self._say = say
+        self._indent = indent
+        self._lines = 0
+
+    async def line(self, line: str) -> None:
+        """Show one line more."""
+        self._lines += 1
+        if self._lines <= self._limits.lines:
+            cut = "…" if len(line) > self._limits.line else ""
+            await self._say(f"{self._indent}{line[: self._limits.line]}{cut}")
+        elif self._lines == self._limits.lines + 1:
+            await self._say(f"{self._indent}… and more, which is not shown")
+
+
 @dataclass(frozen=True)
 class Workshop:
     """Where steps are carried out, and what they may use."""
@@ -92,7 +111,7 @@ class Workshop:
             timeout=self.limits.step,
             output_limit=self.limits.output,
         )
-        lines = 0
+        shown = Shown(self.limits, say)
         # what a client returns is a generator, and leaving it early must kill the job at once
         stream = cast("AsyncGenerator[Output | Exit, None]", self.builds.run(job))
         async with contextlib.aclosing(stream):
@@ -101,12 +120,7 @@ class Workshop:
                     case Exit():
                         return event
                     case Output(line):
-                        lines += 1
-                        if lines <= self.limits.lines:
-                            cut = "…" if len(line) > self.limits.line else ""
-                            await say(f"    {line[: self.limits.line]}{cut}")
-                        elif lines == self.limits.lines + 1:
-                            await say("    … and more, which is not shown")
+                        await shown.line(line)
         raise Problem("internal", f"The run of {step.title!r} ended without saying how.")
 
 

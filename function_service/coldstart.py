@@ -168,7 +168,7 @@ async def collect(instance: Instance, logs: LogBook | None) -> None:
 
 def assignment_of(revision: Revision, layers: LayerStore, secrets: dict[str, str]) -> Assignment:
     """Return what makes an instance of a blank sandbox. Raises Problem `init-failed`."""
-    config = revision.config
+    config, image = revision.config, revision.image
     missing = [name for name in config.secrets if name not in secrets]
     if missing:
         raise Problem(
@@ -180,7 +180,7 @@ def assignment_of(revision: Revision, layers: LayerStore, secrets: dict[str, str
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "HOME": "/tmp",  # noqa: S108  the sandbox's own
         "LANG": "C.UTF-8",
-        **(_OF_THE_HOST if revision.image is None else revision.image.env),
+        **(_OF_THE_HOST if image is None else image.env),
         **config.env,
         **{name: secrets[name] for name in config.secrets},
         "PILOTLIGHT_FUNCTION": config.name,
@@ -197,6 +197,8 @@ def assignment_of(revision: Revision, layers: LayerStore, secrets: dict[str, str
         memory=config.memory,
         cpu=config.cpu,
         egress=config.egress,
+        command=image.command if image is not None else (),
+        folder=image.folder if image is not None and image.command else "/function",
     )
 
 

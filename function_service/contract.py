@@ -39,14 +39,19 @@ class FunctionConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     secrets: tuple[str, ...] = ()
 
 
-class Image(Struct, frozen=True, kw_only=True, tag=True):
-    """An image of Docker's that a function runs in, as it was when that was pushed."""
+class Image(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
+    """An image of Docker's that a function runs in, as it was when that was pushed.
 
-    name: str  # as the manifest has it
+    One that was built by the Dockerfile of the function brings its program along: `command` is that.
+    """
+
+    name: str  # as the manifest has it, or `Dockerfile`
     id: str  # of the content, so that it never means another one
     runtime: str  # with the version that is in it, such as "python3.12"
     executable: str  # of that runtime, in the image; empty for programs that need none
     env: dict[str, str] = {}  # what the image sets
+    command: tuple[str, ...] = ()  # ENTRYPOINT and CMD
+    folder: str = ""  # in which it runs
 
 
 class Revision(Struct, frozen=True, kw_only=True):
@@ -528,6 +533,17 @@ class Job(Struct, frozen=True, kw_only=True):
     image: str | None = None  # the id of the image to run in
 
 
+class ImageBuild(Struct, frozen=True, kw_only=True):
+    """The build of an image by the Dockerfile of a folder."""
+
+    folder: str  # of the host, below the builds folder
+    digest: str  # of all that is in it: what is equal is built once
+    memory: int  # bytes, of each step
+    cpu: float  # cores, of each step
+    timeout: float  # seconds, for all of it
+    growth: int  # bytes that it may add to the image that it begins with
+
+
 class Output(Struct, frozen=True, tag=True):
     """A piece of what a job printed, a whole line without its end."""
 
@@ -569,6 +585,15 @@ class Builds(Protocol):
 
         Yields what there is to tell of that, at last one Image. Raises Problem `build-failed` that says what
         is wrong with the image or its name, `invalid-request` where the engine has no images.
+        """
+        ...
+
+    def build_image(self, order: ImageBuild) -> AsyncIterator[Output | Image]:
+        """Build the image of a function by its Dockerfile, unless the same was built already.
+
+        Yields what is printed, at last one Image; leaving the stream ends the build. Raises Problem
+        `build-failed` with the cause, `invalid-request` where the engine has no images, or this is not
+        permitted.
         """
         ...
 

@@ -4,7 +4,7 @@ import contextlib
 import shlex
 from collections.abc import AsyncGenerator
 
-from function_service.contract import Image, Job, Output, Revision
+from function_service.contract import Image, ImageBuild, Job, Output, Revision
 from function_service.engines.base import Engine, FoundImage, ImageSource
 from function_service.printed import printed
 from pilotlight.problems import Problem
@@ -12,6 +12,7 @@ from runtimes.declaration import Interpreter, Probe, Runtime, load_all
 
 _PROBE_WITHIN = 60.0  # seconds
 _NOT_FOUND = (126, 127)  # the exit codes of what could not be started
+_BY_DOCKERFILE = "Dockerfile"
 
 
 def source(engine: Engine) -> ImageSource:
@@ -52,6 +53,25 @@ async def resolve(engine: Engine, name: str, runtime: str) -> AsyncGenerator[Out
     yield Image(
         name=name, id=found.id, runtime=interpreter.name, executable=interpreter.executable, env=found.env
     )
+
+
+async def build(engine: Engine, order: ImageBuild) -> AsyncGenerator[Output | Image, None]:
+    """Build the image of a function (see contract.Builds.build_image). Raises Problem."""
+    async with contextlib.aclosing(source(engine).build(order)) as items:
+        async for item in items:
+            match item:
+                case Output():
+                    yield item
+                case FoundImage():
+                    yield Image(
+                        name=_BY_DOCKERFILE,
+                        id=item.id,
+                        runtime="native",
+                        executable="",
+                        env=item.env,
+                        command=item.command,
+                        folder=item.folder,
+                    )
 
 
 async def _interpreter(

@@ -10,12 +10,12 @@ from runtimes.declaration import Interpreter
 _NAME: Final = re.compile(r"([a-z]+)([0-9.]*)")
 
 
-def in_image(image: str, runtime: str, executable: str = "") -> Interpreter:
+def in_image(image: str, runtime: str, executable: str = "", *, whole: bool = False) -> Interpreter:
     """Return the interpreter `runtime`, such as "python3.12", of the image with that id."""
     match = _NAME.fullmatch(runtime)
     if match is None:
         raise ValueError(f"{runtime!r} names no runtime")
-    return Interpreter(match[1], match[2], executable, image=image)
+    return Interpreter(match[1], match[2], executable, image=image, whole=whole)
 
 
 def of(revision: Revision, present: Iterable[Interpreter]) -> Interpreter | None:
@@ -27,7 +27,7 @@ def of(revision: Revision, present: Iterable[Interpreter]) -> Interpreter | None
 
 def of_image(image: Image) -> Interpreter:
     """Return the interpreter of an image."""
-    return in_image(image.id, image.runtime, image.executable)
+    return in_image(image.id, image.runtime, image.executable, whole=bool(image.command))
 
 
 def key(revision: Revision) -> str:

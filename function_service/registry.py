@@ -365,6 +365,11 @@ class Registry:
                 digests |= {revision.code, revision.dependencies or revision.code}
         return digests
 
+    def images_in_use(self) -> set[str]:
+        """Return the ids of the images that some kept revision runs in."""
+        revisions = (revision for of_function in self.revisions.values() for revision in of_function.values())
+        return {revision.image.id for revision in revisions if revision.image is not None}
+
     # Keys and secrets
 
     @_change

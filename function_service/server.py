@@ -90,7 +90,10 @@ def _docker(settings: Settings, data: DataFolder) -> Maker:
     from function_service.engines.docker.engine import DockerEngine
 
     runtime, debug = settings.docker_runtime, settings.debug == "yes"
-    return lambda _, interpreters: DockerEngine(data, interpreters, runtime=runtime, debug=debug)
+    dockerfiles = settings.dockerfiles == "yes"
+    return lambda _, interpreters: DockerEngine(
+        data, interpreters, runtime=runtime, debug=debug, dockerfiles=dockerfiles
+    )
 
 
 @contextlib.asynccontextmanager
@@ -143,7 +146,7 @@ async def running(settings: Settings, data: DataFolder, make: Maker) -> AsyncIte
         fleet = Fleet(engine, pool, snapshots, registry, layers, logs, keeper, homes, exchange)
         stack.push_async_callback(fleet.close)
         fleet.take_over(survivors)
-        garbage.fleet = fleet
+        garbage.fleet, garbage.images = fleet, engine.images
         if registry.apps:  # else the registry may be lost, and what others need be taken for garbage
             await garbage.collect()
         metrics = Metrics()

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import msgspec
+
 from function_service import debugging, images, imports, interpreters, stories
 from function_service.audit import AuditLog
 from function_service.contract import (
@@ -20,6 +22,7 @@ from function_service.contract import (
     FunctionStatus,
     Guarantee,
     Image,
+    ImageBuild,
     Imported,
     InstanceStatus,
     Job,
@@ -38,7 +41,7 @@ from function_service.contract import (
 )
 from function_service.engines.base import Engine
 from function_service.fleet import ENDED_BY_ITSELF, Event, Fleet
-from function_service.garbage import Garbage
+from function_service.garbage import Garbage, needed_by
 from function_service.homes import Homes
 from function_service.instance import State, explain
 from function_service.layers.exchange import Exchange
@@ -480,6 +483,23 @@ class BuildsDoor:
             async for item in items:
                 yield item
 
+    async def build_image(self, order: ImageBuild) -> AsyncGenerator[Output | Image]:
+        """Build the image of a function (see contract)."""
+        path = self._below_builds(order.folder)
+        began = time.perf_counter()
+        built = None
+        try:
+            fixed = msgspec.structs.replace(order, folder=str(path))
+            async with contextlib.aclosing(images.build(self._engine, fixed)) as items:
+                async for item in items:
+                    if isinstance(item, Image):
+                        built = item
+                        self._garbage.asked(item.id)
+                    yield item
+        finally:
+            self._metrics.built(time.perf_counter() - began, succeeded=built is not None)
+        await self._garbage.collect_images()
+
     async def has_layer(self, digest: str) -> bool:
         """Tell whether a layer is there."""
         found = self._layers.has(digest)
@@ -525,5 +545,5 @@ class BuildsDoor:
         if changed:
             self._invocations.publish()
             revisions = await self.current(app)
-            self._garbage.settled(digest for each in revisions for digest in (each.code, each.dependencies))
+            self._garbage.settled(key for each in revisions for key in needed_by(each))
             await self._garbage.collect()

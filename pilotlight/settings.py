@@ -172,6 +172,11 @@ class Settings:
     docker_runtime: str = _setting(
         "", str, "the OCI runtime that Docker runs functions with, such as crun (default: Docker's own)"
     )
+    dockerfiles: str = _setting(
+        "no",
+        _one_of("no", "yes"),
+        "whether Docker builds functions by their Dockerfile, as root of its containers: no or yes",
+    )
     store: str = _setting(
         "sqlite",
         _store,

@@ -22,6 +22,7 @@ class Interpreter:
     executable: str  # absolute path, the same inside and outside
     folder: str | None = None  # what must be mounted beside the system folders, if it lies elsewhere
     image: str | None = None  # the id of the image that it lies in; None for this machine
+    whole: bool = False  # that image brings the program along, and nothing is mounted in it
 
     @property
     def name(self) -> str:
@@ -31,7 +32,9 @@ class Interpreter:
     @property
     def key(self) -> str:
         """What tells it from all others; for one of this machine it is the name."""
-        return self.name if self.image is None else f"{self.name}@{self.image}"
+        if self.image is None:
+            return self.name
+        return f"{self.name}@{self.image}{' whole' if self.whole else ''}"
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,8 @@ class Runtime:
     `boot(interpreter)` is the command that starts the shim; None where the engine forks it (`forkable`),
     which it can do with one of this machine only, or where the function itself is the program.
     `probe` finds the language's interpreter in an image; without it, builds need none there.
+    `image_file` names the file by which an image is built that brings a program of this runtime along. It
+    counts where no runtime recognises the folder, and as the handler that a manifest names.
     `imports` is there where the language can tell what each import costs, `debugger` where it has one.
     """
 
@@ -165,6 +170,7 @@ class Runtime:
     imports: Imports | None = None
     debugger: Debugger | None = None
     probe: Probe | None = None
+    image_file: str | None = None
 
 
 def load_all() -> dict[str, Runtime]:

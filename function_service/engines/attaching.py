@@ -23,12 +23,15 @@ def message_of(assignment: Assignment, runtime: Runtime, interpreter: Interprete
     message: dict[str, Any] = {
         "handler": assignment.handler,
         "concurrency": assignment.concurrency,
-        "folder": "/function",
+        "folder": assignment.folder,
         "serves": True,
         "env": assignment.env | {"PILOTLIGHT_DATA_URL": f"http://127.0.0.1:{inside.DATA_PORT}"},
         "tmp": assignment.memory // 2,
     }
-    if not runtime.forkable and runtime.boot(interpreter) is None:
+    if assignment.command:
+        message["command"] = list(assignment.command)
+        message["env"]["PORT"] = str(init.PORT)
+    elif not runtime.forkable and runtime.boot(interpreter) is None:
         program, *arguments = shlex.split(assignment.handler)  # as the runtime's check has read it
         message["command"] = [f"/function/{program.removeprefix('./')}", *arguments]
         message["env"]["PORT"] = str(init.PORT)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from function_service.contract import Exit, Guarantee, Job, Output, Stages, Terminal
+from function_service.contract import Exit, Guarantee, ImageBuild, Job, Output, Stages, Terminal
 from runtimes.declaration import Interpreter
 
 
@@ -24,6 +24,8 @@ class Assignment:
     memory: int  # bytes
     cpu: float  # cores
     egress: tuple[str, ...]
+    command: tuple[str, ...] = ()  # of an image that brings its program along: no code is mounted then
+    folder: str = "/function"  # the working folder
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,24 @@ class Survivor:
 
 @dataclass(frozen=True)
 class FoundImage:
-    """An image that is on this machine: its id, and the environment that it sets."""
+    """An image that is on this machine, and what it sets.
+
+    `command` and `folder` are there where it was built for a function, and are what it runs, and where.
+    """
 
     id: str
     env: dict[str, str]
+    command: tuple[str, ...] = ()
+    folder: str = "/"
+
+
+@dataclass(frozen=True)
+class MadeImage:
+    """An image that was built for a function."""
+
+    id: str
+    size: int  # bytes, with what it begins with
+    created: float  # seconds since the epoch
 
 
 class ImageSource(Protocol):
@@ -89,6 +105,25 @@ class ImageSource(Protocol):
         """Look for an image by its name or id, pull it where it is not there; yield how that goes, then it.
 
         Raises Problem `build-failed`. It ends when the stream is left.
+        """
+        ...
+
+    def build(self, order: ImageBuild) -> AsyncGenerator[Output | FoundImage, None]:
+        """Build an image by a Dockerfile unless the same was built already; yield what is printed, then it.
+
+        Raises Problem `build-failed`, `invalid-request` where the operator does not permit it. It ends when
+        the stream is left.
+        """
+        ...
+
+    async def made(self) -> list[MadeImage]:
+        """List the images that `build` has made and that are there. Raises Problem."""
+        ...
+
+    async def remove(self, image: str) -> bool:
+        """Remove one of them by its id; return False while a sandbox is made of it, which it outlives.
+
+        Raises Problem.
         """
         ...
 

@@ -68,4 +68,5 @@ RUNTIME = Runtime(
     dependencies=dependencies,
     assemble=assemble,
     boot=boot,
+    image_file="Dockerfile",
 )

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import images, redis_server, service
 from tests.support.apps import App, call
-from tests.support.platform import Up
+from tests.support.platform import Up, wait_until
 
 COUNTER = """
 import json, os, urllib.request
@@ -60,3 +60,39 @@ def test_an_app_is_built_and_called_in_an_image_of_its_own(tmp_path: Path) -> No
         assert shell.stdout == images.MARK, shell.stderr
         assert up.stop() == 0
         assert service.containers(up.data.label) == set()
+
+
+DOCKERFILE = """FROM pilotlight-test-acceptance:1
+COPY word /www/index.html
+RUN echo a step was here
+CMD exec busybox httpd -f -p "127.0.0.1:$PORT" -h /www
+"""
+
+
+def test_a_function_with_a_dockerfile_is_built_at_the_push(tmp_path: Path) -> None:
+    manifest = '[functions.site]\naccess = "public"\ntimeout = "60s"\n'
+    files = {"site/Dockerfile": DOCKERFILE, "site/word": "hello", "pilotlight.toml": manifest}
+    flags = ("--engine", "docker", "--dockerfiles", "yes")
+    with images.imported("pilotlight-test-acceptance:1", {}), Up(tmp_path, flags) as up:
+        app = App.make(up, "sites", files)
+        pushed = app.push()
+        assert pushed.returncode == 0, pushed.stderr
+        assert "a step was here" in pushed.stderr
+        assert [call(up, "site").text for _ in range(2)] == ["hello"] * 2
+        app.commit({"site/Dockerfile": DOCKERFILE.replace("echo a step was here", "cat /nowhere")})
+        rejected = app.push()
+        assert rejected.returncode != 0
+        assert "Function 'site' can't be built by its Dockerfile" in rejected.stderr
+        assert "cat: can't open '/nowhere'" in rejected.stderr
+        assert call(up, "site").text == "hello"
+        shell = up.run("shell", "site", "--", "cat", "/www/index.html")
+        assert shell.stdout == "hello", shell.stderr
+        assert up.run("delete", "site").returncode == 0
+        with images.client() as api:
+            wait_until(lambda: not api.images(name="pilotlight-function", filters=marked(up)))
+        assert up.stop() == 0
+        assert service.containers(up.data.label) == set()
+
+
+def marked(up: Up) -> dict[str, str]:
+    return {"label": f"pilotlight.image={up.data.label}"}

@@ -20,7 +20,7 @@ from tests.support.service import DOCKERD
 MARK = "of an image, and not of the host\n"  # what /marked says in each
 _KIND = "test"
 _IN_USE_AT_MOST = 60.0  # seconds in which a service has given up its blank containers
-_BUSYBOX = shutil.which("busybox") or "/usr/bin/busybox"
+BUSYBOX = shutil.which("busybox") or "/usr/bin/busybox"
 _APPLETS = ("sh", "cat", "echo", "httpd", "id", "ls", "mkdir", "sleep", "touch")
 _LEFT_OUT = re.compile(
     r"/(test|tests|idlelib|tkinter|lib2to3|ensurepip|__pycache__|site-packages|dist-packages)(/|$)"
@@ -48,11 +48,11 @@ def imported(name: str, files: dict[str, Path | str], changes: tuple[str, ...] =
         try:
             yield api.inspect_image(name)["Id"]
         finally:
-            _remove(api, name)
+            remove(api, name)
             litter.remove_nameless(api, _KIND)
 
 
-def _remove(api: Any, name: str) -> None:
+def remove(api: Any, name: str) -> None:
     """Remove an image, once no container is made of it any more."""
     deadline = time.monotonic() + _IN_USE_AT_MOST
     while True:
@@ -115,7 +115,7 @@ def _libraries(*programs: Path) -> set[Path]:
 
 def _packed(files: dict[str, Path | str]) -> bytes:
     """Return a tar; a text that begins with an arrow is a symbolic link."""
-    content: dict[str, Path | str] = {"bin/busybox": Path(_BUSYBOX)}
+    content: dict[str, Path | str] = {"bin/busybox": Path(BUSYBOX)}
     content |= {f"bin/{name}": "-> busybox" for name in _APPLETS}
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:

@@ -27,6 +27,7 @@ def runtime(name: str) -> Runtime:
         dependencies=lambda folder, interpreter: None,
         assemble=lambda folder, interpreter: (),
         boot=lambda interpreter: None,
+        image_file="Imagefile" if name == "one" else None,
     )
 
 
@@ -151,3 +152,36 @@ def test_too_many_functions_are_refused(found):
     assert line == (
         "The commit has 2 functions; at most 1 may be in one app. Split it into several repositories."
     )
+
+
+def test_a_file_that_makes_an_image_makes_a_function_where_nothing_else_does(found):
+    functions = found("a/Imagefile", "c/Imagefile", "c/h.one")
+    assert {name: each[2] for name, each in functions.items()} == {"a": "Imagefile", "c": "h.one"}
+
+
+def test_the_manifest_can_say_that_the_image_is_meant(found):
+    manifest = '[functions.a]\nruntime = "one"\nhandler = "Imagefile"\n[functions.b]\nruntime = "one"\n'
+    functions = found("a/Imagefile", "a/h.one", "b/Imagefile", "b/h.two", manifest=manifest)
+    assert {name: each[2] for name, each in functions.items()} == {"a": "Imagefile", "b": "Imagefile"}
+
+
+def test_at_the_root_it_is_for_all_unless_the_manifest_says_that_functions_lie_below(found):
+    files = ("Imagefile", "src/h.one")
+    assert found(*files) == {"app": (".", "one3.11", "Imagefile")}
+    assert found(*files, manifest='[functions.app]\nmemory = "64MB"\n').keys() == {"app"}
+    assert found(*files, manifest='[functions.src]\nmemory = "64MB"\n') == {
+        "src": ("src", "one3.11", "h.one")
+    }
+
+
+def test_what_is_wrong_with_such_a_file_is_told(found, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/Imagefile").symlink_to("../b/Imagefile")
+    manifest = (
+        '[functions.a]\nruntime = "one"\nhandler = "Imagefile"\n[functions.b]\nruntime = "one"\nimage = "x"\n'
+    )
+    first, second = refusal(found, "b/Imagefile", manifest=manifest)
+    assert first.endswith(
+        'the handler "Imagefile" needs that file in its folder; it may be no symbolic link.'
+    )
+    assert "its Imagefile builds its image, or `image` names one" in second

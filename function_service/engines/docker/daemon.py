@@ -18,13 +18,13 @@ from pilotlight.settings import inherited
 
 _log = logging.getLogger(__name__)
 _SOCKET = "unix:///var/run/docker.sock"
-_VERSION = "1.41"  # of the API: Docker 20.10, which is in Debian 12
+VERSION = "1.41"  # of the API: Docker 20.10, which is in Debian 12
 _AT_ONCE = 8  # calls
 _WITHIN = 20.0  # seconds that dockerd has for a call
 _RETRY_AFTER = 2  # seconds, told to callers
 _AGAIN = 3.0  # seconds until a removal that failed is tried again
 _EXIT_WITHIN = 10.0  # seconds that dockerd has to say how a container ended
-_PERIOD = 100_000  # microseconds, of the CPU quota
+PERIOD = 100_000  # microseconds, of the CPU quota
 LABEL = "pilotlight"
 _FAILURES = (docker.errors.DockerException, requests.exceptions.RequestException, OSError)
 
@@ -50,6 +50,11 @@ class Daemon:
         self._clients: list[Any] = []
         self._removing: dict[str, asyncio.Task[None]] = {}
 
+    @property
+    def path(self) -> str:
+        """The path of its Unix socket."""
+        return self._address.removeprefix("unix://")
+
     async def call(self, work: Callable[[Any], T], within: float = _WITHIN) -> T:
         """Do work with a client of dockerd, a docker.APIClient. It goes on when nobody waits any more.
 
@@ -72,7 +77,7 @@ class Daemon:
     def _do(self, work: Callable[[Any], T]) -> T:
         client = getattr(self._own, "client", None)
         if client is None:  # each thread has its own: their connections can't be shared
-            client = docker.APIClient(base_url=self._address, version=_VERSION, timeout=_WITHIN)
+            client = docker.APIClient(base_url=self._address, version=VERSION, timeout=_WITHIN)
             self._own.client = client
             self._clients.append(client)
         return work(client)
@@ -149,7 +154,7 @@ class Daemon:
         """
 
         def work(client: Any) -> None:
-            quota = {"cpu_period": _PERIOD, "cpu_quota": max(1000, int(cores * _PERIOD))}
+            quota = {"cpu_period": PERIOD, "cpu_quota": max(1000, int(cores * PERIOD))}
             with contextlib.suppress(docker.errors.NotFound):  # it has just ended
                 client.update_container(container, mem_limit=memory, memswap_limit=memory, **quota)
 

@@ -27,6 +27,7 @@ from function_service.engines.docker import guarantees, guest
 from function_service.engines.docker.container import Plan
 from function_service.engines.docker.cradle import Cradle
 from function_service.engines.docker.daemon import Daemon, Ending
+from function_service.engines.docker.dockerfiles import Dockerfiles
 from function_service.engines.docker.guest import Root
 from function_service.engines.docker.image import HostImage
 from function_service.engines.docker.images import Images
@@ -84,8 +85,12 @@ class DockerEngine:
         *,
         runtime: str = "",
         debug: bool = False,
+        dockerfiles: bool = False,
     ) -> None:
-        """`runtime` is an OCI runtime that dockerd knows. With `debug`, debuggers get at instances."""
+        """`runtime` is an OCI runtime that dockerd knows. With `debug`, debuggers get at instances.
+
+        `dockerfiles` permits images to be built.
+        """
         self._data = data
         self._interpreters = interpreters
         self._runtime = runtime
@@ -94,6 +99,7 @@ class DockerEngine:
         self._daemon = Daemon(data.label)
         self._image = HostImage(self._daemon)
         self._images = Images(self._daemon)
+        self._dockerfiles = Dockerfiles(self._daemon, self._images, data.label, permitted=dockerfiles)
         self._mounter = Mounter()
         self._grants = Grants(data.socket("listeners"))
         self._users = Users(0, 0)
@@ -107,8 +113,8 @@ class DockerEngine:
 
     @property
     def images(self) -> ImageSource | None:
-        """The images of dockerd."""
-        return self._images
+        """The images of dockerd, and those that are built."""
+        return self._dockerfiles
 
     @property
     def _folders(self) -> Path:
@@ -146,6 +152,7 @@ class DockerEngine:
         owner = self._data.builds.stat().st_uid
         await asyncio.to_thread(jobs.give, [self._data.builds], owner, of=users)
         await self._image.name()
+        await self._dockerfiles.start(information["DockerRootDir"])
         await self._grants.start()
         return []
 
@@ -294,7 +301,8 @@ class DockerEngine:
         if parent is None:
             raise Problem("no-capacity", "No Python was found that could run process 1 of a container.")
         if interpreter.image is not None:
-            return guest.root(self._folders, parent, await self._images.inspect(interpreter.image))
+            inspected = await self._images.inspect(interpreter.image)
+            return guest.root(self._folders, parent, inspected, whole=interpreter.whole)
         # Builds of one language may use what another version has brought along, such as npm
         chosen = (parent, interpreter)
         seen = [i for i in self._interpreters if i in chosen or not self._runtimes[i.runtime].forkable]
@@ -372,7 +380,7 @@ class DockerEngine:
     ) -> None:
         """Bring code into it, and have it become the function, or what `more` says is to run in its place."""
         handle = self._handle(sandbox)
-        trees = [(assignment.code, "/function", False)]
+        trees = [] if assignment.command else [(assignment.code, "/function", False)]
         if assignment.dependencies is not None:
             trees.append((assignment.dependencies, "/dependencies", False))
             if sandbox.interpreter.image is not None and (assignment.dependencies / "node_modules").is_dir():

@@ -24,8 +24,8 @@ _COMMAND: Final = (
 _HOST: Final = "/runtime/host"
 # Where code is mounted later; an image has no such folders, so the engine shows an empty one there
 _PLACES: Final = ("/function", "/dependencies", "/node_modules", "/source", "/build", "/tools")
-_MOUNTED: Final = (*_PLACES, "/runtime", "/tmp")  # noqa: S108
-_OURS: Final = (*_MOUNTED, "/run", "/proc", "/sys", "/dev")
+_MOUNTED: Final = ("/runtime", "/tmp")  # noqa: S108  besides, by us
+_SYSTEM: Final = ("/run", "/proc", "/sys", "/dev")
 # What the loader of process 1 would load first, of whatever root it starts in, ld.so(8)
 _PRELOADED: Final = "/etc/ld.so.preload"
 
@@ -58,8 +58,10 @@ def prepare(folder: Path, interpreters: tuple[Interpreter, ...]) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def root(folder: Path, python: Interpreter, image: Inspected) -> Root:
+def root(folder: Path, python: Interpreter, image: Inspected, *, whole: bool = False) -> Root:
     """Return what a container of a foreign image is made of.
+
+    Where it is `whole`, nothing is to be mounted in it later, and nothing of ours stays.
 
     Raises Problem where process 1 can't be brought into it.
     """
@@ -76,7 +78,9 @@ def root(folder: Path, python: Interpreter, image: Inspected) -> Root:
     host = [(place, f"{_HOST}{place}") for place in container.binds([python.folder] if python.folder else [])]
     # A volume would be a folder on the disk to which a function could write without any limit
     volumes = [posixpath.normpath(each) for each in image.volumes]
-    covered = [each for each in volumes if not _is_ours(each)]
+    later = () if whole else _PLACES
+    mounted = (*later, *_MOUNTED)
+    covered = [each for each in volumes if not _is_within(each, (*mounted, *_SYSTEM))]
     return Root(
         image=image.id,
         command=command,
@@ -86,16 +90,17 @@ def root(folder: Path, python: Interpreter, image: Inspected) -> Root:
             (str(folder / "runtime"), "/runtime"),
             (str(folder / "nothing"), _PRELOADED),
             *host,
-            *((empty, place) for place in (*_PLACES, *covered)),
+            *((empty, place) for place in (*later, *covered)),
         ),
-        kept=["/runtime"],
+        kept=[] if whole else ["/runtime"],
         gone=[
             _PRELOADED,
-            *(each for each in volumes if each not in _MOUNTED),
+            *(each for each in volumes if each not in mounted),
             *(place for _, place in host),
+            *(("/runtime",) if whole else ()),
         ],
     )
 
 
-def _is_ours(path: str) -> bool:
-    return any(PurePosixPath(path).is_relative_to(ours) for ours in _OURS)
+def _is_within(path: str, places: tuple[str, ...]) -> bool:
+    return any(PurePosixPath(path).is_relative_to(place) for place in places)

@@ -30,10 +30,14 @@ class Inspected:
     env: dict[str, str]
     volumes: tuple[str, ...]
     platform: str
+    size: int  # bytes
+    command: tuple[str, ...]  # ENTRYPOINT and CMD
+    folder: str  # in which that runs
+    triggers: tuple[str, ...]  # ONBUILD
 
 
 class Images:
-    """Implements engines.base.ImageSource."""
+    """Those that functions name, and all that is known of any."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
@@ -135,4 +139,8 @@ def _read(image: dict[str, Any]) -> Inspected:
         {name: value for name, _, value in pairs},
         tuple(config.get("Volumes") or ()),
         f"{image['Os']}/{image['Architecture']}",
+        image["Size"],
+        (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())),
+        config.get("WorkingDir") or "/",
+        tuple(config.get("OnBuild") or ()),
     )

@@ -57,7 +57,7 @@ def _live() -> None:
     if attachment["egress"]:
         with socket.create_server(("127.0.0.1", EGRESS_PORT), backlog=128) as listener:
             messages.send(control, {"egress": True}, [listener.fileno()])
-    os.chdir(attachment["folder"])
+    _enter(attachment["folder"])
     door = received[-1] if "debug" in attachment else None
     if booted is not None:
         init.run(control, listener_fd, attachment, booted, _seal, door)
@@ -65,6 +65,15 @@ def _live() -> None:
         shell.run(control, listener_fd, attachment, _seal)
     else:
         _become(control, listener_fd, attachment, shim, door)
+
+
+def _enter(folder: str) -> None:
+    """Make a folder the working folder; one of an image may be for its own users only."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        os.write(2, f"The working folder {folder} can't be entered: {error.strerror}\n".encode())
+        raise SystemExit(1) from None
 
 
 def _settle(output_fd: int) -> None:

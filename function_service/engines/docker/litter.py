@@ -8,9 +8,10 @@ from typing import Any, Final
 import docker.errors
 
 LABEL: Final = "pilotlight.image"
-"""On each image that the platform makes. Its value is the kind, such as `host`: what image.py makes."""
+"""On each image that the platform makes. Its value is the kind: `host` (image.py), or the label of the data
+folder for what functions have built (dockerfiles.py)."""
 
-_SPARED: Final = (404, 409)  # gone meanwhile; a container or another image is made of it
+_GONE, _IN_USE = 404, 409
 
 
 def label(kind: str) -> str:
@@ -27,13 +28,15 @@ def remove_nameless(client: Any, kind: str) -> None:
         remove(client, image["Id"])
 
 
-def remove(client: Any, image: str) -> None:
-    """Remove an image by its id, or take a name from it, unless a container is made of it.
+def remove(client: Any, image: str) -> bool:
+    """Remove an image by its id, or take a name from it; return False where a container is made of it.
 
     Raises docker.errors.DockerException.
     """
     try:
         client.remove_image(image)
     except docker.errors.APIError as error:
-        if error.status_code not in _SPARED:
+        if error.status_code not in (_GONE, _IN_USE):
             raise
+        return bool(error.status_code == _GONE)
+    return True

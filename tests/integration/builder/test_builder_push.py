@@ -494,3 +494,44 @@ async def test_an_image_that_cannot_be_had_rejects_the_push(platform):
     await work.commit({"handler.toy": "hi", "pilotlight.toml": IN_IMAGE})
     lines = await rejected(platform, work)
     assert lines == ["Function 'boxed' can't run in the image toys:1: There is no image toys:1."]
+
+
+async def test_a_function_is_built_by_the_file_that_makes_its_image(platform):
+    work = await platform.work("whole")
+    await work.commit({"Toyfile": "RUN something", "src/handler.toy": "part of it"})
+    code, lines = await work.push()
+    assert code == 0
+    assert plain(lines)[1:3] == ["whole: toy, by its Toyfile", "    Step: RUN something"]
+    (first,) = platform.builds.live["whole"][1]
+    assert (first.image.command, first.config.handler) == (("run",), "Toyfile")
+    assert platform.builds.jobs == []
+    await work.commit({"src/handler.toy": "changed"})
+    assert (await work.push())[0] == 0
+    (second,) = platform.builds.live["whole"][1]
+    assert second.image.id != first.image.id
+    assert second.code == first.code
+    assert platform.leftovers() == []
+
+
+async def test_an_image_that_cannot_be_built_rejects_the_push_with_the_cause(platform):
+    work = await platform.work("whole")
+    await work.commit({"Toyfile": "RUN broken"})
+    lines = await rejected(platform, work)
+    assert lines == [
+        "whole: toy, by its Toyfile",
+        "    Step: RUN broken",
+        "Function 'whole' can't be built by its Toyfile: the step is broken.",
+    ]
+
+
+async def test_a_link_out_of_the_folder_of_a_function_with_an_image_of_its_own_is_refused(platform):
+    work = await platform.work("app")
+    (work.folder / "a").mkdir()
+    (work.folder / "a/Toyfile").write_text("RUN x")
+    (work.folder / "a/up").symlink_to("../b/secret")
+    await work.commit({"b/handler.toy": "hi", "b/secret": "x"})
+    lines = await rejected(platform, work)
+    assert lines == [
+        "'a/up' is a symbolic link that leads out of the function 'a'. Put a copy of its target there."
+    ]
+    assert platform.builds.built == []

@@ -15,7 +15,17 @@ from builder.detect import Languages
 from builder.limits import Limits
 from builder.package_index import PackageIndex
 from builder.server import Builder
-from function_service.contract import PLATFORM, Actor, Builds, Exit, Image, Job, Output, Revision
+from function_service.contract import (
+    PLATFORM,
+    Actor,
+    Builds,
+    Exit,
+    Image,
+    ImageBuild,
+    Job,
+    Output,
+    Revision,
+)
 from pilotlight import sockets
 from pilotlight.datafolder import DataFolder
 from pilotlight.problems import Problem
@@ -65,6 +75,7 @@ TOY = Runtime(
     assemble=_assemble,
     boot=lambda interpreter: None,
     compile_cache=_compile_cache,
+    image_file="Toyfile",
 )
 GHOST = Runtime(
     name="ghost",
@@ -98,6 +109,7 @@ class FakeBuilds:
         self.deployers: list[Actor] = []
         self.refuse_activation: Problem | None = None
         self.images: dict[str, str] = {}  # name → id
+        self.built: list[ImageBuild] = []
         self.hold: tuple[asyncio.Event, asyncio.Event] | None = None  # set when activating; then waited for
 
     async def settle(self) -> None:
@@ -152,6 +164,17 @@ class FakeBuilds:
         yield Output(f"Pulling {name}")
         yield Image(name=name, id=self.images[name], runtime="toy2.0", executable="/toy", env={"A": "b"})
 
+    async def build_image(self, order: ImageBuild) -> AsyncIterator[Output | Image]:
+        self.built.append(order)
+        text = Path(order.folder, "Toyfile").read_text()
+        for line in text.splitlines():
+            yield Output(f"Step: {line}")
+        if "broken" in text:
+            raise Problem("build-failed", "the step is broken.")
+        yield Image(
+            name="Toyfile", id=f"sha256:{order.digest}", runtime="toy", executable="", command=("run",)
+        )
+
     async def has_layer(self, digest: str) -> bool:
         return (self.data.layers / digest).is_dir()
 
@@ -161,6 +184,8 @@ class FakeBuilds:
 
     async def verify(self, revision: Revision) -> None:
         self.verified.append(revision.config.name)
+        if revision.image is not None and revision.image.command:
+            return
         handler = self.data.layers / revision.code / revision.config.handler
         if "broken" in handler.read_text():
             raise Problem(
