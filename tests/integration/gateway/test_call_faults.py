@@ -104,7 +104,7 @@ async def test_a_caller_that_holds_its_call_up_ends_nobody_elses(rack: Rack, hel
     assert not rack.service.stopped
     if held_back == "body":
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 504")
-        assert b"body did not come to its end within the function's timeout of 1 s" in await reader.readline()
+        assert b"body did not come to its end within the function's timeout of 3 s" in await reader.readline()
     writer.close()
 
 
