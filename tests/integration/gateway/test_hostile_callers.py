@@ -1,6 +1,7 @@
 """Callers who want to hold the gateway up: heads that come slowly, heads without end, odd paths, bodies that inflate."""
 
 import asyncio
+import contextlib
 import gzip
 import json
 
@@ -44,7 +45,8 @@ class TestAHeadThatDoesNotCome:
 
         writer.write(_HEAD)
         dripping = asyncio.create_task(drip())
-        assert await asyncio.wait_for(reader.read(), 10) == b""
+        with contextlib.suppress(ConnectionResetError):  # the last bytes of the drip were not read
+            assert await asyncio.wait_for(reader.read(), 10) == b""
         dripping.cancel()
         await asyncio.gather(dripping, return_exceptions=True)
         writer.close()
