@@ -44,7 +44,6 @@ class Homes:
         self._claims: dict[str, int] = {}  # function → version of its claim
         self._sure: dict[str, float] = {}  # function → until when nobody else can have it
         self._lost: set[str] = set()  # functions that others have, and of which instances still drain here
-        self._renewal: asyncio.Task[None] | None = None
         self.present: Callable[[], set[str]] = set  # functions that have instances here
         self.on_lost: Callable[[str], None] = _nothing  # told of a function that another machine has now
         self.on_machines: Callable[[Machines], None] = _nothing  # told of the others when they change
@@ -53,13 +52,9 @@ class Homes:
     async def start(self) -> None:
         """Make this machine known to the others, and them to us. Raises Problem."""
         await self._meet()
-        self._renewal = asyncio.create_task(self._renew_for_ever(), name="renew claims")
 
     async def close(self) -> None:
         """Give everything up that is claimed. What can't be told lapses by itself."""
-        if self._renewal is not None:
-            self._renewal.cancel()
-            await asyncio.gather(self._renewal, return_exceptions=True)
         try:
             await self._give_up(list(self._claims))
             await self._store.write([Write(space=_KNOWN, key=self._here.id, value=None)])
@@ -116,7 +111,8 @@ class Homes:
             except Conflict:
                 _log.info("action=give-up-late function=%s", function)
 
-    async def _renew_for_ever(self) -> None:
+    async def run(self) -> None:
+        """Keep claims, and what is known of other machines, until cancelled."""
         while True:
             await asyncio.sleep(_RENEW_EVERY)
             try:

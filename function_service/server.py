@@ -241,14 +241,17 @@ async def _share(
     exchange.in_use, exchange.live = in_use, registry.all_live
     registry.on_change = changed
     await homes.start()
-    exchange.start()
-    following = asyncio.create_task(registry.follow(store), name="follow the registry")
-    try:
-        yield
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
-        await exchange.close()
+    async with asyncio.TaskGroup() as group:  # a fault in any of them ends the service
+        tasks = [
+            group.create_task(homes.run(), name="keep claims"),
+            group.create_task(exchange.run(), name="exchange layers"),
+            group.create_task(registry.follow(store), name="follow the registry"),
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 def _size(runtime: runtimes.declaration.Runtime, interpreter: runtimes.declaration.Interpreter) -> int:

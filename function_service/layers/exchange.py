@@ -58,32 +58,18 @@ class Exchange:
         self._fetched: dict[str, int] = {}  # digest → size, the one used longest ago first
         self._wanted: Counter[str] = Counter()  # by those who are about to use one
         self._locks: dict[str, asyncio.Lock] = {}
-        self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         self.live: Callable[[], Collection[Revision]] = tuple  # whose layers are fetched ahead
         self.in_use: Callable[[], Collection[str]] = tuple  # the digests that are mounted somewhere
-
-    def start(self) -> None:
-        """Begin to tell the others what there is here, and to fetch what live functions need."""
-        self._tasks = [
-            asyncio.create_task(self._tell(), name="tell which layers there are"),
-            asyncio.create_task(self._fetch_ahead(), name="fetch layers ahead"),
-        ]
-        self._changed.set()
 
     def look(self) -> None:
         """Look what is live now."""
         self._changed.set()
 
-    async def close(self) -> None:
-        """End what was begun."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _fetch_ahead(self) -> None:
+    async def run(self) -> None:
+        """Tell the others what there is here, then fetch what live functions need, until cancelled."""
+        await self.tell()
         while True:
-            await self._changed.wait()
             self._changed.clear()
             for revision in self.live():
                 if sum(self._fetched.values()) >= self._most:
@@ -96,8 +82,10 @@ class Exchange:
                         "action=fetch-ahead-failed revision=%s detail=%r", revision.id, problem.detail
                     )
                     asyncio.get_running_loop().call_later(_RETRY, self._changed.set)
+            await self._changed.wait()
 
-    async def _tell(self) -> None:
+    async def tell(self) -> None:
+        """Have the store say which layers are here, as they are now."""
         try:
             known: dict[str, _Copy] = {}
             after = ""

@@ -199,10 +199,8 @@ async def test_at_the_start_a_machine_tells_what_it_has_and_has_no_more(tmp_path
     one.layers.seal("older", fill(one.folder / "older"), "code", "from before there were others")
     await one.exchange.offer("layer", "made")
     one.layers.remove("layer")
-    one.exchange.start()
-    await one.exchange._tasks[0]
+    await one.exchange.tell()
     assert [entry.key for entry in await store.scan("machines/layers")] == ["older/one"]
-    await one.exchange.close()
 
 
 async def test_layers_of_live_functions_are_there_before_they_are_needed(tmp_path: Path) -> None:
@@ -211,10 +209,11 @@ async def test_layers_of_live_functions_are_there_before_they_are_needed(tmp_pat
     await one.make("layer")
     two.exchange.live = lambda: needing("layer")
     async with one.serving():
-        two.exchange.start()
+        running = asyncio.create_task(two.exchange.run())
         async with asyncio.timeout(30):
             while await store.get("machines/layers", "layer/two") is None:
                 await asyncio.sleep(0.01)
     async with two.exchange.holding(*needing("layer")):
         assert one.asked == 1
-    await two.exchange.close()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
