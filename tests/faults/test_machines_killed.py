@@ -21,6 +21,7 @@ from tests.support.apps import App
 from tests.support.load import client, documents
 from tests.support.machines import Machine
 from tests.support.platform import wait_until
+from tests.support.redis_server import RedisServer
 
 COUNTS = {
     # Writes down in the data API that it was called, as often as it is
@@ -97,21 +98,26 @@ class Client(threading.Thread):
 
 
 @pytest.fixture
-def both(tmp_path: Path) -> Iterator[tuple[Machine, Machine]]:
+def redis() -> Iterator[RedisServer]:
     with machines.redis() as server:
-        one = Machine(machines.machine(tmp_path, "one", server), (*SERVICES, "builder"))
-        two = Machine(machines.machine(tmp_path, "two", server), SERVICES)
-        running: list[Machine] = []
-        try:
-            for machine in (one, two):
-                machine.start()
-                running.append(machine)
-            for machine in (one, two):
-                wait_until(machine.ready)
-            yield one, two
-        finally:
-            for machine in running:
-                machine.stop()
+        yield server
+
+
+@pytest.fixture
+def both(redis: RedisServer, tmp_path: Path) -> Iterator[tuple[Machine, Machine]]:
+    one = Machine(machines.machine(tmp_path, "one", redis), (*SERVICES, "builder"))
+    two = Machine(machines.machine(tmp_path, "two", redis), SERVICES)
+    running: list[Machine] = []
+    try:
+        for machine in (one, two):
+            machine.start()
+            running.append(machine)
+        for machine in (one, two):
+            wait_until(machine.ready)
+        yield one, two
+    finally:
+        for machine in running:
+            machine.stop()
 
 
 def deploy(machine: Machine) -> None:
@@ -196,3 +202,43 @@ def test_any_of_two_can_be_killed_under_load(both: tuple[Machine, Machine], what
         name for name, each in asked.items() if each.status == 200 and json.loads(each.body).get("count") == 1
     ]
     assert [name for name in answered if name not in ran] == []
+
+
+def ask(machine: Machine, name: str) -> tuple[int, bytes]:
+    """Call the function once, by way of one machine."""
+    with machine.up_platform().request("POST", "/function/counts", name.encode()) as answer:
+        return answer.status, answer.read()
+
+
+@pytest.mark.timeout(600)
+def test_a_function_service_that_stays_away_is_stood_in_for(both: tuple[Machine, Machine]) -> None:
+    one, two = both
+    deploy(one)
+    wait_until(lambda: layers(one) and layers(one) == layers(two))
+    assert ask(one, "first")[0] == 200
+    one.end("function-service")
+    status, body = ask(one, "second")  # its instance has ended with it, and the claim has not lapsed yet
+    assert status == 200 or b"ended during the call" in body, body
+    assert ask(one, "third")[0] == 200
+    assert ask(two, "fourth")[0] == 200
+
+
+@pytest.mark.timeout(600)
+def test_without_redis_what_runs_goes_on_and_all_is_well_when_it_is_back(
+    redis: RedisServer, both: tuple[Machine, Machine]
+) -> None:
+    one, two = both
+    deploy(one)
+    wait_until(lambda: layers(one) and layers(one) == layers(two))
+    for machine in both:  # the gateway of the second one learns where the function is at home
+        assert ask(machine, "before")[0] == 200
+    redis.kill()
+    away = time.monotonic()
+    while time.monotonic() < away + 10:  # longer than claims last
+        for machine in both:
+            status, body = ask(machine, f"without-{time.monotonic():.3f}")
+            assert status == 200, body
+            assert json.loads(body)["count"] is None  # what it needs of the data API is away
+    redis.start(port=str(redis.port))
+    for machine in both:
+        wait_until(lambda machine=machine: json.loads(ask(machine, "after")[1]).get("count"))

@@ -97,7 +97,7 @@ def test_pushes_to_any_machine_reach_the_one_with_the_repositories(both: tuple[U
     app.deploy()
     assert (one.data.repositories / "elsewhere.git").is_dir()
     assert not (two.data.repositories / "elsewhere.git").exists()
-    assert call(two, "elsewhere").status == 200
+    wait_until(lambda: call(two, "elsewhere").status == 200)  # it hears of it a moment later
     assert call(one, "elsewhere").status == 200
 
 

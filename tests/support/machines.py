@@ -83,6 +83,12 @@ class Machine:
         """Kill one service with -9; it is started again."""
         self._processes[name].kill()
 
+    def end(self, name: str) -> None:
+        """Kill one service with -9, for good."""
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+
     def _leave(self) -> None:
         self._ended.set()
         assert self._watcher is not None
@@ -100,8 +106,9 @@ class Machine:
         """Stop the services, in the reverse order."""
         self._leave()
         for name in reversed(self.services):
-            self._processes[name].terminate()
-            self._processes[name].wait(60)
+            if name in self._processes:
+                self._processes[name].terminate()
+                self._processes[name].wait(60)
 
     def ready(self) -> bool:
         """Tell whether it serves everything."""
