@@ -82,6 +82,24 @@ def test_a_function_is_at_home_on_one_machine_and_the_other_passes_its_calls_on(
     assert len({a.headers["pilotlight-instance"] for a in answers}) <= 2
 
 
+def test_a_minimum_is_kept_by_one_machine_for_both_and_zero_is_zero_on_both(both: tuple[Up, Up]) -> None:
+    one, two = both
+    App.make(one, "ready", files("ready", "min_instances = 1\n")).deploy()
+
+    def found() -> list[dict]:
+        return [each for each in instances(two) if each["function"] == "ready"]
+
+    wait_until(found)
+    wait_until(lambda: call(two, "ready").status == 200)
+    assert [call(up, "ready").headers["pilotlight-start"] for up in both] == ["warm", "warm"]
+    (only,) = found()
+    for up in both:
+        with up.platform.request("DELETE", "/api/v1/functions/ready/instances") as answer:
+            assert answer.status == 200, answer.read()
+    wait_until(lambda: [each["id"] for each in found()] not in ([], [only["id"]]))  # it is kept anew
+    assert len(found()) == 1
+
+
 def test_bodies_and_their_answers_stream_through_another_machine(both: tuple[Up, Up]) -> None:
     one, two = both
     App.make(one, "bodies", files("bodies")).deploy()
