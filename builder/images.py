@@ -45,7 +45,7 @@ def _order(found: Found, tree: Tree, workshop: Workshop) -> ImageBuild:
     limits = workshop.limits
     return ImageBuild(
         folder=str(found.folder),
-        digest=f"{FORMAT.decode()}-{tree.digest(found.path)[:40]}",
+        digest=f"{FORMAT.decode()}-{tree.digest(found.path)[:24]}",
         memory=limits.memory,
         cpu=limits.cpu,
         timeout=limits.image,

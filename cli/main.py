@@ -34,6 +34,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "delete": ("cli.commands.delete", "delete a function"),
     "secrets": ("cli.commands.secrets", "list, set, delete and discard secrets"),
     "keys": ("cli.commands.keys", "list, create and delete keys"),
+    "images": ("cli.commands.images", "list the images of Docker's, and make base images"),
     "backup": ("cli.commands.backup", "write all that the platform keeps into one file"),
     "restore": ("cli.commands.restore", "make a data folder of a backup"),
     "store": ("cli.commands.store", "move what the platform keeps into another store"),

@@ -332,6 +332,18 @@ class Layer(Struct, frozen=True, kw_only=True):
     created: float
 
 
+class ImageStatus(Struct, frozen=True, kw_only=True):
+    """One image of Docker's that the platform or a function uses, or could."""
+
+    id: str
+    name: str  # as Docker has it; where it has none, as the manifest had it; else empty
+    kind: str  # platform, base (`pilotlight images build`), dockerfile (built for a function) or named
+    functions: list[str]  # that have a revision which runs in it
+    size: int  # bytes, 0 where it is not there any more
+    created: float  # seconds since the epoch, 0 likewise
+    present: bool
+
+
 class Imported(Struct, frozen=True, kw_only=True):
     """One module that a function's import brings in, beyond what the runtime has loaded already."""
 
@@ -424,6 +436,10 @@ class Control(Protocol):
 
     async def layers(self) -> list[Layer]:
         """List the cached layers."""
+        ...
+
+    async def images(self) -> list[ImageStatus]:
+        """List the images that the platform or a function uses, or could; none without Docker."""
         ...
 
     async def empty(self, stage: str, by: Actor = PLATFORM) -> None:

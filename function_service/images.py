@@ -2,9 +2,9 @@
 
 import contextlib
 import shlex
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 
-from function_service.contract import Image, ImageBuild, Job, Output, Revision
+from function_service.contract import Image, ImageBuild, ImageStatus, Job, Output, Revision
 from function_service.engines.base import Engine, FoundImage, ImageSource
 from function_service.printed import printed
 from pilotlight.problems import Problem
@@ -72,6 +72,43 @@ async def build(engine: Engine, order: ImageBuild) -> AsyncGenerator[Output | Im
                         command=item.command,
                         folder=item.folder,
                     )
+
+
+async def listed(engine: Engine, revisions: Iterable[Revision]) -> list[ImageStatus]:
+    """List the images that there are, and those that a revision needs and that are gone. Raises Problem."""
+    if engine.images is None:
+        return []
+    names: dict[str, str] = {}
+    users: dict[str, set[str]] = {}
+    for revision in revisions:
+        if revision.image is not None:
+            names[revision.image.id] = revision.image.name
+            users.setdefault(revision.image.id, set()).add(revision.config.name)
+    found = [
+        ImageStatus(
+            id=each.id,
+            name=each.name or names.get(each.id, ""),
+            kind=each.kind,
+            functions=sorted(users.pop(each.id, ())),
+            size=each.size,
+            created=each.created,
+            present=True,
+        )
+        for each in await engine.images.known(users.keys())
+    ]
+    gone = [
+        ImageStatus(
+            id=id_,
+            name=names[id_],
+            kind="dockerfile" if names[id_] == _BY_DOCKERFILE else "named",
+            functions=sorted(functions),
+            size=0,
+            created=0.0,
+            present=False,
+        )
+        for id_, functions in users.items()
+    ]
+    return sorted([*found, *gone], key=lambda each: (each.kind, each.name, -each.created))
 
 
 async def _interpreter(

@@ -23,6 +23,7 @@ from function_service.contract import (
     Guarantee,
     Image,
     ImageBuild,
+    ImageStatus,
     Imported,
     InstanceStatus,
     Job,
@@ -346,6 +347,11 @@ class ControlDoor:
         """List the layers."""
         return await asyncio.to_thread(self._layers.all)
 
+    async def images(self) -> list[ImageStatus]:
+        """List the images."""
+        kept = (revision for each in self._registry.revisions.values() for revision in each.values())
+        return await images.listed(self._engine, list(kept))
+
     async def empty(self, stage: str, by: Actor = PLATFORM) -> None:
         """Empty a cache (see contract)."""
         await self._audit.during("cache.empty", by, self._empty(stage), {"stage": stage})
@@ -481,6 +487,8 @@ class BuildsDoor:
         """Find an image (see contract)."""
         async with contextlib.aclosing(images.resolve(self._engine, name, runtime)) as items:
             async for item in items:
+                if isinstance(item, Image):
+                    self._garbage.asked(item.id)
                 yield item
 
     async def build_image(self, order: ImageBuild) -> AsyncGenerator[Output | Image]:

@@ -24,6 +24,7 @@ from gateway.operations import (
     EndedInstances,
     Functions,
     Guarantees,
+    Images,
     Imports,
     Instances,
     KeyInfo,
@@ -281,6 +282,10 @@ class ControlApi:
     async def list_layers(self, request: web.Request) -> Layers:  # noqa: ARG002
         """GET /layers."""
         return Layers(await self._control.layers())
+
+    async def list_images(self, request: web.Request) -> Images:  # noqa: ARG002
+        """GET /images."""
+        return Images(await self._control.images())
 
     async def list_secrets(self, request: web.Request) -> Secrets:
         """GET /secrets."""

@@ -9,6 +9,7 @@ from function_service.contract import (
     AuditEntry,
     FunctionStatus,
     Guarantee,
+    ImageStatus,
     Imported,
     InstanceStatus,
     Layer,
@@ -62,6 +63,12 @@ class Layers(Struct):
     """The layers that are cached."""
 
     layers: list[Layer]
+
+
+class Images(Struct):
+    """The images of Docker's that the platform or a function uses, or could; none with another engine."""
+
+    images: list[ImageStatus]
 
 
 class Secrets(Struct):
@@ -330,6 +337,9 @@ OPERATIONS: tuple[Operation, ...] = (
         problems=("not-found", "conflict"),
     ),
     Operation("GET", "/layers", "list_layers", "List the cached layers.", Layers),
+    Operation(
+        "GET", "/images", "list_images", "List the images that functions and the platform use.", Images
+    ),
     Operation("GET", "/secrets", "list_secrets", "List the names of the secrets.", Secrets),
     Operation(
         "PUT",

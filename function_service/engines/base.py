@@ -1,7 +1,7 @@
 """The seam under which engines lie: how sandboxes come to be. Everything above is the same for each."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -98,6 +98,17 @@ class MadeImage:
     created: float  # seconds since the epoch
 
 
+@dataclass(frozen=True)
+class KnownImage:
+    """An image that is there, and what it is for the platform (see contract.ImageStatus)."""
+
+    id: str
+    name: str
+    kind: str
+    size: int  # bytes
+    created: float  # seconds since the epoch
+
+
 class ImageSource(Protocol):
     """The images of an engine: interpreters whose `image` is the id of one of them can be given to it."""
 
@@ -117,7 +128,14 @@ class ImageSource(Protocol):
         ...
 
     async def made(self) -> list[MadeImage]:
-        """List the images that `build` has made and that are there. Raises Problem."""
+        """List the images that go when no revision needs them. Raises Problem.
+
+        They are those that `build` has made, and base images that have lost their name.
+        """
+        ...
+
+    async def known(self, ids: Collection[str]) -> list[KnownImage]:
+        """List the images that are there with these ids, and those of the platform. Raises Problem."""
         ...
 
     async def remove(self, image: str) -> bool:

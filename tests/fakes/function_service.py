@@ -17,6 +17,7 @@ from function_service.contract import (
     FunctionConfig,
     FunctionStatus,
     Guarantee,
+    ImageStatus,
     Imported,
     InstanceStatus,
     Invocations,
@@ -302,6 +303,10 @@ class FakeFunctionService:
 
     async def layers(self) -> list[Layer]:
         return [Layer(digest="d", kind="code", description="x", size=1, created=1.0)]
+
+    async def images(self) -> list[ImageStatus]:
+        image = {"id": "sha256:1", "name": "x:1", "kind": "named", "functions": ["hello"]}
+        return [ImageStatus(**image, size=1, created=1.0, present=True)]
 
     async def metrics(self) -> str:
         return "# TYPE fake_metric gauge\nfake_metric 1\n"

@@ -43,7 +43,7 @@ def imported(name: str, files: dict[str, Path | str], changes: tuple[str, ...] =
         litter.remove_nameless(api, _KIND)  # of tests that were killed
         labelled = (*changes, litter.label(_KIND))
         api.import_image_from_data(
-            _packed({"marked": MARK, **files}), repository=repository, tag=tag, changes=labelled
+            packed({"marked": MARK, **files}), repository=repository, tag=tag, changes=labelled
         )
         try:
             yield api.inspect_image(name)["Id"]
@@ -113,7 +113,7 @@ def _libraries(*programs: Path) -> set[Path]:
     return {Path(path) for path in re.findall(r"(?:=> |^\t)(/\S+) \(0x", told, re.MULTILINE)}
 
 
-def _packed(files: dict[str, Path | str]) -> bytes:
+def packed(files: dict[str, Path | str]) -> bytes:
     """Return a tar; a text that begins with an arrow is a symbolic link."""
     content: dict[str, Path | str] = {"bin/busybox": Path(BUSYBOX)}
     content |= {f"bin/{name}": "-> busybox" for name in _APPLETS}

@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
@@ -21,8 +21,8 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 import docker.errors
 
 from function_service.contract import ImageBuild, Output
-from function_service.engines.base import FoundImage, MadeImage
-from function_service.engines.docker import context, daemon, litter
+from function_service.engines.base import FoundImage, KnownImage, MadeImage
+from function_service.engines.docker import bases, context, daemon, litter
 from function_service.engines.docker.daemon import Daemon
 from function_service.engines.docker.images import Images
 from pilotlight.problems import Problem
@@ -64,6 +64,7 @@ class Dockerfiles:
         self._permitted = permitted
         self._turn = asyncio.Lock()
         self._root = Path("/")  # of Docker's files
+        self._kinds = {"host": "platform", label: "dockerfile", bases.kind(label): "base"}
 
     async def start(self, root: str) -> None:
         """Remove what builds have left that a killed service had begun. Raises Problem."""
@@ -75,10 +76,31 @@ class Dockerfiles:
         return self._images.find(name)
 
     async def made(self) -> list[MadeImage]:
-        """List the images that were made (see ImageSource)."""
-        filters = {"label": f"{litter.LABEL}={self._label}"}
-        found = await self._daemon.call(lambda client: client.images(name=REPOSITORY, filters=filters))
-        return [MadeImage(each["Id"], each["Size"], float(each["Created"])) for each in found]
+        """List the images that go when no revision needs them (see ImageSource)."""
+        nameless = {"label": f"{litter.LABEL}={bases.kind(self._label)}", "dangling": True}
+
+        def work(client: Any) -> list[dict[str, Any]]:
+            built = client.images(name=REPOSITORY, filters={"label": f"{litter.LABEL}={self._label}"})
+            return [*built, *client.images(filters=nameless)]
+
+        found = await self._daemon.call(work)
+        # dockerd cuts fractions off, and what is older than this service is spared at first (garbage.py)
+        return [MadeImage(each["Id"], each["Size"], float(each["Created"]) + 1) for each in found]
+
+    async def known(self, ids: Collection[str]) -> list[KnownImage]:
+        """List images (see ImageSource)."""
+        found = await self._daemon.call(lambda client: client.images())
+        images = []
+        for each in found:
+            names = litter.names(each)
+            kind = "named" if each["Id"] in ids else ""
+            if any(name.removesuffix(":latest") in bases.NAMES.values() for name in names):
+                kind = "base"
+            kind = self._kinds.get((each["Labels"] or {}).get(litter.LABEL, ""), kind)
+            if kind:
+                created = float(each["Created"])
+                images.append(KnownImage(each["Id"], names[0] if names else "", kind, each["Size"], created))
+        return images
 
     async def remove(self, image: str) -> bool:
         """Remove one of them by its id, unless a container is made of it; tell whether it is gone.
@@ -87,8 +109,12 @@ class Dockerfiles:
         """
 
         def work(client: Any) -> bool:
-            found = (each for each in client.images(name=REPOSITORY) if each["Id"] == image)
-            return all(litter.remove(client, tag) for each in found for tag in each["RepoTags"] or ())
+            for each in client.images():
+                if each["Id"] == image:
+                    names = litter.names(each)
+                    ours = [name for name in names if name.startswith(f"{REPOSITORY}:")]
+                    return all(litter.remove(client, name) for name in (ours if names else [image]))
+            return True
 
         return await self._daemon.call(work)
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 import docker.errors
 
 LABEL: Final = "pilotlight.image"
-"""On each image that the platform makes. Its value is the kind: `host` (image.py), or the label of the data
-folder for what functions have built (dockerfiles.py)."""
+"""On each image that the platform makes. Its values, the kinds: `host` (image.py), the label of the data
+folder for what functions have built (dockerfiles.py), and that with `-base` for base images (bases.py)."""
 
 _GONE, _IN_USE = 404, 409
 
@@ -17,6 +17,11 @@ _GONE, _IN_USE = 404, 409
 def label(kind: str) -> str:
     """Return the instruction that puts the label on an image."""
     return f"LABEL {LABEL}={kind}"
+
+
+def names(image: dict[str, Any]) -> list[str]:
+    """Return the names of an image, as dockerd lists it."""
+    return [name for name in image["RepoTags"] or () if not name.startswith("<none>")]
 
 
 def remove_nameless(client: Any, kind: str) -> None:

@@ -109,6 +109,7 @@ async def test_secrets_keys_layers_and_guarantees(rack: Rack, key: dict[str, str
     assert {name: made[name] for name in limited} == limited
     await ask(rack, key, "DELETE", "/keys/k1", status=409)
     assert (await ask(rack, key, "GET", "/layers"))["layers"][0]["digest"] == "d"
+    assert (await ask(rack, key, "GET", "/images"))["images"][0]["functions"] == ["hello"]
     assert (await ask(rack, key, "GET", "/guarantees"))["guarantees"][0]["remedy"] == "delegate one"
 
 

@@ -84,7 +84,7 @@ async def test_what_is_the_operators_needs_admin(limited: Rack, key: str) -> Non
 
 def test_which_operations_a_key_of_the_scope_deploy_has() -> None:
     kinds = {operation.path.split("/")[1] for operation in OPERATIONS if operation.scope is Scope.ADMIN}
-    assert kinds == {"caches", "layers", "secrets", "keys", "audit", "guarantees"}
+    assert kinds == {"caches", "layers", "images", "secrets", "keys", "audit", "guarantees"}
     assert {operation.scope for operation in OPERATIONS} == {Scope.ADMIN, Scope.DEPLOY}
 
 
