@@ -167,7 +167,8 @@ async def test_the_root_holds_what_a_program_needs_and_no_more(service: Service,
         ),
         "zero",
     }
-    assert set(found["/etc"]) <= {
+    covered = {"ld.so.preload"} if python == "guest" else set()  # Docker leaves a file where it mounted one
+    assert set(found["/etc"]) - covered <= {
         *("alternatives", "group", "hostname", "hosts", "ld.so.cache", "localtime", "mime.types", "mtab"),
         *("nsswitch.conf", "os-release", "passwd", "protocols", "resolv.conf", "services", "ssl"),
     }
