@@ -289,11 +289,19 @@ def sweep(hierarchy: Hierarchy, *, spare: Container[str] = (), top: bool = False
     """
     deadline = time.monotonic() + 5
     for base in dict.fromkeys(hierarchy.folders.values()):
-        for folder in (child for child in base.iterdir() if child.is_dir() and child.name not in spare):
-            while not _remove(folder) and time.monotonic() < deadline:
-                for pid in (folder / "cgroup.procs").read_text().split():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
-                time.sleep(0.005)
-        if top:
-            _remove(base)
+        while True:
+            for folder in (child for child in base.iterdir() if child.is_dir() and child.name not in spare):
+                while not _remove(folder) and time.monotonic() < deadline:
+                    _kill(folder)
+                    time.sleep(0.005)
+            # One of ours may have come at the last moment, and be about to go by itself
+            if not top or _remove(base) or time.monotonic() >= deadline:
+                break
+            time.sleep(0.005)
+
+
+def _kill(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        for pid in (folder / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)

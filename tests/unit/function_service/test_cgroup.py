@@ -188,6 +188,23 @@ def test_sweeping_removes_what_a_former_run_left(v1: Hierarchy) -> None:
     assert not any(folder.exists() for folder in v1.folders.values())
 
 
+def test_sweeping_waits_for_a_group_that_comes_meanwhile(
+    v1: Hierarchy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = cgroup._remove
+
+    def busy_once(folder: Path) -> bool:
+        if folder in v1.folders.values() and not (folder.parent / f"{folder.name}-seen").exists():
+            (folder.parent / f"{folder.name}-seen").touch()
+            (folder / "late").mkdir()
+            return False  # as the kernel says of a group with others in it
+        return remove(folder)
+
+    monkeypatch.setattr(cgroup, "_remove", busy_once)
+    cgroup.sweep(v1, top=True)
+    assert not any(folder.exists() for folder in v1.folders.values())
+
+
 def test_sweeping_spares_what_lives_on(v1: Hierarchy) -> None:
     for folder in v1.folders.values():
         for name in ("one", "two"):
