@@ -192,7 +192,8 @@ def test_any_of_two_can_be_killed_under_load(both: tuple[Machine, Machine], what
         if not any(each.begun <= end and each.ended >= begin for begin, end in killed)
     }
     assert unexpected == {}
-    assert len(failed) <= len(killed) * len(clients), "no client has more than one request under way"
+    # One that was under way, and one whose connection the kernel had still taken for the port of the dead
+    assert len(failed) <= 2 * len(killed) * len(clients)
     with client(urls[1], key) as asking:
         ran, written = documents(asking, "ran", "counts"), documents(asking, "written", "counts")
     assert all(count == 1 for count in ran.values()), "a call was made twice"
