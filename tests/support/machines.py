@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cli.client import Platform
 from pilotlight.problems import Problem
-from tests.support.platform import PROGRAM, Up, family, free_port, kill
+from tests.support.platform import PROGRAM, Up, family, free_port, kill, wait_until
 from tests.support.redis_server import RedisServer, running
 
 
@@ -86,8 +86,12 @@ class Machine:
     def end(self, name: str) -> None:
         """Kill one service with -9, for good."""
         process = self._processes.pop(name)
+        everything = family(process.pid)
         process.kill()
         process.wait()
+        wait_until(
+            lambda: not any(each.lives for each in everything)
+        )  # its instances go with it, a moment later
 
     def _leave(self) -> None:
         self._ended.set()
