@@ -92,6 +92,8 @@ class Client(threading.Thread):
                     answer = connection.getresponse()
                     content = answer.read()
                 except (OSError, http.client.HTTPException):
+                    # The kernel takes connections for a moment longer than the gateway lives
+                    self._places.append(self._places.pop(0))
                     return Asked(begun, time.monotonic())
                 error = answer.getheader("Pilotlight-Error", "")
                 return Asked(begun, time.monotonic(), answer.status, error, content)
@@ -192,8 +194,7 @@ def test_any_of_two_can_be_killed_under_load(both: tuple[Machine, Machine], what
         if not any(each.begun <= end and each.ended >= begin for begin, end in killed)
     }
     assert unexpected == {}
-    # One that was under way, and one whose connection the kernel had still taken for the port of the dead
-    assert len(failed) <= 2 * len(killed) * len(clients)
+    assert len(failed) <= len(killed) * len(clients), "no client has more than one request under way"
     with client(urls[1], key) as asking:
         ran, written = documents(asking, "ran", "counts"), documents(asking, "written", "counts")
     assert all(count == 1 for count in ran.values()), "a call was made twice"
