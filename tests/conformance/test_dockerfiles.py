@@ -24,7 +24,7 @@ NOTHING = {"nothing": ""}
 SERVING = 'CMD exec busybox httpd -f -p "127.0.0.1:$PORT" -h /\n'
 SERVER = f"""FROM {BASE}
 ENV GREETING=hello TOLD=image
-WORKDIR /work/in
+WORKDIR /srv/in
 COPY . /files/
 RUN echo built by a step && id -u > uid
 ENTRYPOINT ["/bin/sh", "/files/start"]
@@ -118,7 +118,7 @@ async def test_it_is_built_and_runs_what_it_says_and_sees_nothing_of_the_host(se
     await deploy(service, "whole", image, env={"GREETING": "good morning"})
     status, text = await get(service, "whole")
     told = text.splitlines()
-    assert (status, told[:3]) == (200, ["0", "/work/in", "an argument good morning image"])
+    assert (status, told[:3]) == (200, ["0", "/srv/in", "an argument good morning image"])
     assert int(told[3]) > 65536
     assert "ls: /function: No such file or directory" in told
     assert [line for line in told if "touch" in line and "Read-only" in line]
