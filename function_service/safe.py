@@ -5,19 +5,18 @@ package that does it takes a while to import, which is left until there is a sec
 """
 
 import base64
-import binascii
 import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pilotlight import key_file
 from pilotlight.problems import Problem
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-_KEY: Final = 32  # bytes
 _NONCE: Final = 12  # bytes, random for each sealing
 
 
@@ -36,23 +35,15 @@ class Safe:
         Raises Problem `unavailable` where the file is missing, is no key, or is another one than was used.
         """
         try:
-            status = self._path.stat()
-            text = self._path.read_text()
+            self._key = key_file.read(self._path, "secrets")
         except FileNotFoundError:
             if sealed:
                 raise _unreadable(sealed, f"{self._path} is missing") from None
             if not self._ours:
-                raise Problem("unavailable", f"{self._path} is missing. {self._make_one()}") from None
+                detail = f"{self._path} is missing. {key_file.made_by(self._path)}"
+                raise Problem("unavailable", detail) from None
             self._key = self._made()
             return {}
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise Problem(
-                "unavailable", f"The key of the secrets, {self._path}, can't be read: {reason}."
-            ) from error
-        if status.st_mode & 0o007:
-            raise Problem("unavailable", f"Everybody may use the key of the secrets: chmod 600 {self._path}")
-        self._key = self._decoded(text)
         opened = {name: self._open(name, box) for name, box in sealed.items()}
         wrong = [name for name, value in opened.items() if value is None]
         if wrong:
@@ -80,22 +71,9 @@ class Safe:
 
         return AESGCM(self._key)
 
-    def _decoded(self, text: str) -> bytes:
-        try:
-            key = base64.b64decode(text.strip(), validate=True)
-        except (binascii.Error, ValueError):
-            key = b""
-        if len(key) != _KEY:
-            raise Problem(
-                "unavailable",
-                f"{self._path} is no key for secrets: it has to be 32 bytes in base64. "
-                f"Bring the right file back. {self._make_one()}",
-            )
-        return key
-
     def _made(self) -> bytes:
         """Make the key, on the disk before anything is sealed with it."""
-        key = os.urandom(_KEY)
+        key = os.urandom(key_file.SIZE)
         fresh = self._path.with_name(
             f"{self._path.name}.new"
         )  # what a killed start has left of one is nothing
@@ -112,9 +90,6 @@ class Safe:
         finally:
             os.close(folder)
         return key
-
-    def _make_one(self) -> str:
-        return f"A new one is made by: (umask 077; head -c 32 /dev/urandom | base64 > {self._path})"
 
 
 def _unreadable(names: "list[str] | Mapping[str, bytes]", reason: str) -> Problem:

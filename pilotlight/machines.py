@@ -4,8 +4,6 @@ Between machines everything goes over TLS 1.3, and both sides show a certificate
 each makes of the key that they share: so whoever has the key is a machine of the platform, and nobody else.
 """
 
-import base64
-import binascii
 import datetime as dt
 import hashlib
 import os
@@ -16,10 +14,10 @@ from typing import Final, Self
 
 from msgspec import Struct
 
+from pilotlight import key_file
 from pilotlight.problems import Problem
 from pilotlight.settings import Settings
 
-_KEY: Final = 32  # bytes
 _PURPOSE: Final = b"pilotlight machines, version 1\0"
 _NAME: Final = "pilotlight"
 _FROM: Final = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
@@ -54,7 +52,7 @@ class Link:
                 "Several machines share a Redis (--store), the key by which they know each other "
                 "(--machines-key), and the one that secrets are sealed with (--secrets-key): name all three.",
             )
-        key = _read(Path(settings.machines_key))
+        key = _key(Path(settings.machines_key))
         return cls(
             settings.machine_address,
             _context(ssl.PROTOCOL_TLS_SERVER, key),
@@ -68,26 +66,11 @@ def split(address: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def _read(path: Path) -> bytes:
+def _key(path: Path) -> bytes:
     try:
-        mode, text = path.stat().st_mode, path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        detail = f"The key of the machines, {path}, can't be read: {reason}."
-        raise Problem("invalid-request", detail) from error
-    if mode & 0o007:
-        raise Problem("invalid-request", f"Everybody may use the key of the machines: chmod 600 {path}")
-    try:
-        key = base64.b64decode(text.strip(), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if len(key) != _KEY:
-        raise Problem(
-            "invalid-request",
-            f"{path} is no key for machines: it has to be 32 bytes in base64. One is made by: "
-            f"(umask 077; head -c 32 /dev/urandom | base64 > {path})",
-        )
-    return key
+        return key_file.read(path, "machines")
+    except FileNotFoundError:
+        raise Problem("unavailable", f"{path} is missing. {key_file.made_by(path)}") from None
 
 
 def _context(protocol: int, key: bytes) -> ssl.SSLContext:

@@ -103,5 +103,8 @@ def test_a_key_that_everybody_may_read_or_that_is_none_is_refused(tmp_path: Path
     with pytest.raises(Problem, match="32 bytes in base64"):
         Link.of(named)
     path.unlink()
-    with pytest.raises(Problem, match="can't be read"):
+    with pytest.raises(Problem, match=r"machines\.key is missing\. A new one is made by"):
+        Link.of(named)
+    path.mkdir()
+    with pytest.raises(Problem, match="can't be read: Is a directory"):
         Link.of(named)
