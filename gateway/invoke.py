@@ -195,17 +195,7 @@ class Calls:
                     )
                 await asyncio.sleep(_AGAIN)
                 return None
-            call.status = connection.status
-            head = headers.answer_head(
-                connection.status,
-                connection.reason,
-                connection.headers,
-                bodiless=connection.bodiless,
-                http11=request.version >= (1, 1),
-                keep_alive=request.keep_alive and not self.closing,
-            )
-            call.head_sent = True
-            await pass_answer(request, connection, head)
+            head = await self._hand_back(call, request, connection)
         except (BrokenOff, Malformed) as error:
             raise Problem(
                 "crashed",
@@ -269,21 +259,9 @@ class Calls:
             raise
 
     async def _exchange(self, call: Call, held: HeldLease, upload: Upload, connection: Connection) -> bool:
-        request = upload.request
         try:
             await connection.head()
-            call.status = connection.status
-            head = headers.answer_head(
-                connection.status,
-                connection.reason,
-                connection.headers,
-                bodiless=connection.bodiless,
-                http11=request.version >= (1, 1),
-                keep_alive=request.keep_alive and not self.closing,
-                receipt=call.receipt(held),
-            )
-            call.head_sent = True
-            await pass_answer(request, connection, head)
+            head = await self._hand_back(call, upload.request, connection, call.receipt(held))
         except BaseException:
             connection.close()
             raise
@@ -292,6 +270,24 @@ class Calls:
                 await upload.end()
         held.keep(connection)
         return head.keep_alive
+
+    async def _hand_back(
+        self, call: Call, request: BaseRequest, connection: Connection, receipt: headers.Receipt | None = None
+    ) -> headers.AnswerHead:
+        """Pass the answer whose head has come on to the caller."""
+        call.status = connection.status
+        head = headers.answer_head(
+            connection.status,
+            connection.reason,
+            connection.headers,
+            bodiless=connection.bodiless,
+            http11=request.version >= (1, 1),
+            keep_alive=request.keep_alive and not self.closing,
+            receipt=receipt,
+        )
+        call.head_sent = True
+        await pass_answer(request, connection, head)
+        return head
 
     def _request_head(self, call: Call, origin: Origin, request: BaseRequest) -> bytes:
         given = request.headers
