@@ -15,6 +15,7 @@ from gateway import routing
 from gateway.admission import Caller, Doorkeeper
 from gateway.call import remote
 from gateway.control import CALLER, ControlApi
+from gateway.exchange import SENT, SENT_LAST
 from gateway.follow import Follower
 from gateway.identity import REQUEST_ID, identify
 from gateway.machines import Machines
@@ -107,7 +108,7 @@ class Platform:
             response.headers["X-Request-Id"] = request_id
             if self.closing:
                 response.force_close()
-        return response
+        return SENT_LAST if response is SENT and self.closing else response
 
     @web.middleware
     async def _refusals(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -259,7 +260,13 @@ class Platform:
 
     def _relay(self, address: str) -> Relay:
         """Return the way to another machine, which judges the caller's key again."""
-        return Relay(address, lambda: self._machines.connect(address), self._max_body, without=_NONE)
+        return Relay(
+            address,
+            lambda: self._machines.connect(address),
+            self._max_body,
+            without=_NONE,
+            feeds=self._data.feeds,
+        )
 
 
 def _named_app(request: web.Request, target: str) -> str | None:

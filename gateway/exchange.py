@@ -20,6 +20,11 @@ class Sent(StreamResponse):
         super().__init__()
         self._keep_alive = keep_alive
 
+    @property
+    def prepared(self) -> bool:
+        """The head is written. All requests share these objects, so nobody may change them any more."""
+        return True
+
     async def prepare(self, request: BaseRequest) -> None:
         """Do nothing: the head is written."""
 

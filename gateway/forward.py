@@ -179,6 +179,12 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def cut_short(self) -> None:
+        """Take what has come for the whole answer, and end the connection."""
+        self.done, self._keep_alive = True, False
+        self.close()
+        self._wake()
+
     def break_off(self, error: Exception) -> None:
         """End the connection because of error, which whoever reads the answer is told."""
         if self._error is None:

@@ -1,7 +1,8 @@
 """Passes requests on to a neighbour that speaks HTTP: the builder, the data API, and other machines."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 from urllib.parse import quote, unquote
@@ -26,14 +27,38 @@ _PATIENCE = 5.0  # seconds that a request waits for a neighbour which is not the
 _PAUSE = 0.02  # seconds between two attempts to reach it
 _OWN = frozenset({b"authorization", b"pilotlight-by"})  # keys go no further than this
 _APP = frozenset({b"pilotlight-app"})
+_FEED = (b"content-type", b"text/event-stream")
+
+
+class Feeds:
+    """The answers on their way that last as long as their readers like."""
+
+    def __init__(self) -> None:
+        self._sources: set[Connection] = set()
+
+    def end(self) -> None:
+        """End them all: their readers come again, and know what they have read."""
+        for source in self._sources:
+            source.cut_short()
+
+    @contextmanager
+    def among(self, source: Connection) -> Iterator[None]:
+        """Count what comes over a connection among them, if it is such an answer."""
+        if any((name.lower(), value) == _FEED for name, value in source.headers):
+            self._sources.add(source)
+        try:
+            yield
+        finally:
+            self._sources.discard(source)
 
 
 class _Passing:
     """A request on its way. It can be sent again while `over` ends with a BrokenOff that was not taken."""
 
-    def __init__(self, request: BaseRequest, head: bytes) -> None:
+    def __init__(self, request: BaseRequest, head: bytes, feeds: Feeds) -> None:
         self._request = request
         self._head = head
+        self._feeds = feeds
         self.head_sent = False  # whether the caller has the beginning of an answer
 
     async def over(self, connection: Connection, upload: Upload) -> StreamResponse:
@@ -51,7 +76,8 @@ class _Passing:
                 keep_alive=request.keep_alive,
             )
             self.head_sent = True
-            await pass_answer(request, connection, head)
+            with self._feeds.among(connection):
+                await pass_answer(request, connection, head)
         finally:
             await upload.end()
             connection.close()
@@ -68,8 +94,10 @@ class Relay:
         max_body: int,
         *,
         without: frozenset[bytes] = _OWN,
+        feeds: Feeds | None = None,
     ) -> None:
         """`reach` connects to it, `without` are the headers that it is not told."""
+        self.feeds = feeds or Feeds()
         self._service = service
         self._reach = reach
         self._max_body = max_body
@@ -90,7 +118,7 @@ class Relay:
         headers.refuse_what_cannot_pass(request.headers, request.method)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _PATIENCE
-        passing = _Passing(request, self._head(request, target, by, app))
+        passing = _Passing(request, self._head(request, target, by, app), self.feeds)
         try:
             upload = Upload(request, self._max_body)
             async with asyncio.timeout(_LONGEST):

@@ -130,6 +130,7 @@ async def serve(
                 _log.info("action=stopping")
                 front.stop_accepting()
                 api.close()
+                documents.feeds.end()
                 client.connection.hurry()
                 broker.stopping()
                 await front.drain(_DRAIN)

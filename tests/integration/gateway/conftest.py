@@ -111,13 +111,18 @@ async def _neighbour(data: DataFolder, name: str, seen: list) -> web.AppRunner:
         seen.append((request.method, request.raw_path, request.headers, body))
         if request.path == "/metrics":
             return web.Response(text=f"# TYPE {name}_metric gauge\n{name}_metric 1\n")
+        if request.path.endswith("/changes"):
+            feed = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await feed.prepare(request)
+            await feed.write(b"id: 1\ndata: {}\n\n")
+            await asyncio.Event().wait()
         return web.Response(
             text=f"{name}: {request.method} {request.raw_path} {len(body)}", headers={"ETag": '"1"'}
         )
 
     application = web.Application(client_max_size=1 << 30)
     application.router.add_route("*", "/{rest:.*}", handle)
-    runner = web.AppRunner(application, access_log=None, auto_decompress=False)
+    runner = web.AppRunner(application, access_log=None, auto_decompress=False, handler_cancellation=True)
     await runner.setup()
     await web.SockSite(runner, sockets.listen(data.socket(name))).start()
     return runner

@@ -330,3 +330,14 @@ async def ask_for_ever(rack: Rack) -> None:
     while True:
         async with rack.http.get(rack.url("/healthz"), headers={"Connection": "close"}):
             pass
+
+
+async def test_shutdown_ends_feeds_at_once_and_whole(
+    rack: Rack, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.server._DRAIN", 60.0)
+    async with rack.get("/data/v1/things/changes?app=a", headers=key) as feed:
+        assert await feed.content.readuntil(b"\n\n") == b"id: 1\ndata: {}\n\n"
+        stopping = asyncio.create_task(rack.stop())
+        assert await asyncio.wait_for(feed.read(), 5) == b""
+    await asyncio.wait_for(stopping, 5)
