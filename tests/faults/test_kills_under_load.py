@@ -14,7 +14,7 @@ import pytest
 
 from tests.support import redis_server
 from tests.support.apps import App
-from tests.support.load import Client, Load, Outcome, client, documents
+from tests.support.load import COUNTS, Client, Load, Outcome, client, documents
 from tests.support.platform import (
     READY,
     Process,
@@ -43,21 +43,6 @@ MAY_SEE: dict[str, set[str]] = {
 None of the function service: the instances outlive it, and calls that need a new one wait (test_restarts.py).
 """
 
-COUNTS = {
-    # Writes down in the data API that it was called, and says whether that was answered
-    "handler.py": (
-        "import json, os, urllib.request\n\n\ndef handle(request):\n"
-        "    name = request.body.decode()\n"
-        "    url = f\"{os.environ['PILOTLIGHT_DATA_URL']}/ran/{name}/increment\"\n"
-        "    try:\n"
-        "        with urllib.request.urlopen(url, data=b'', timeout=10) as answer:\n"
-        "            count = json.load(answer)['value']\n"
-        "    except OSError:\n"
-        "        count = None\n"
-        "    return {'name': name, 'count': count}\n"
-    ),
-    "pilotlight.toml": '[functions.counts]\npath = "."\nmax_instances = 4\ntimeout = "30s"\n',
-}
 SLOW_TO_START = "import time\ntime.sleep(1)\ndef handle(request):\n    return 'pushed'\n"
 
 

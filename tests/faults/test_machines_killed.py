@@ -18,26 +18,11 @@ import pytest
 
 from tests.support import machines
 from tests.support.apps import App
-from tests.support.load import client, documents
+from tests.support.load import COUNTS, client, documents
 from tests.support.machines import Machine
 from tests.support.platform import wait_until
 from tests.support.redis_server import RedisServer
 
-COUNTS = {
-    # Writes down in the data API that it was called, as often as it is
-    "handler.py": (
-        "import json, os, urllib.request\n\n\ndef handle(request):\n"
-        "    name = request.body.decode()\n"
-        "    url = f\"{os.environ['PILOTLIGHT_DATA_URL']}/ran/{name}/increment\"\n"
-        "    try:\n"
-        "        with urllib.request.urlopen(url, data=b'', timeout=10) as answer:\n"
-        "            count = json.load(answer)['value']\n"
-        "    except OSError:\n"
-        "        count = None\n"
-        "    return {'name': name, 'count': count}\n"
-    ),
-    "pilotlight.toml": '[functions.counts]\npath = "."\nmax_instances = 4\ntimeout = "30s"\n',
-}
 SOON = 0.5  # seconds until all that a killed process has brought about is over
 SERVICES = ("function-service", "baas", "gateway")
 
