@@ -89,19 +89,31 @@ def _settled(settings: Settings, data: DataFolder, work: Path, file: Path) -> Ta
 @contextlib.contextmanager
 def _work(folder: Path) -> Iterator[Path]:
     """Have a folder beside the file, without what a backup that was killed has left in it."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Problem("conflict", f"Another backup is writing to {folder}.") from error
-        try:
-            yield folder
-        finally:
-            trees.remove(folder)
+    descriptor = -1
+    try:  # from the very beginning: Ctrl-C may come between any two steps
+        folder.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if not _locked(descriptor):
+            raise Problem("conflict", f"Another backup is writing to {folder}.")
+        yield folder
     finally:
-        os.close(descriptor)
+        if descriptor == -1 and folder.is_dir():
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if descriptor != -1:
+            try:
+                if _locked(descriptor):
+                    trees.remove(folder)
+            finally:
+                os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock a file for this process, if it is not another one's; return whether it is locked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _take(settings: Settings, data: DataFolder, work: Path, file: Path) -> Taken:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.backups import take
+from pilotlight.settings import Settings
 from tests.support.apps import App, call
 from tests.support.platform import PROGRAM, Up, free_port, wait_until
 from tests.support.redis_server import running
@@ -322,6 +324,24 @@ def test_a_backup_that_is_stopped_leaves_nothing_and_one_that_was_killed_is_clea
         assert [path.name for path in tmp_path.iterdir()] == ([] if ending == number else ["b.part"])
     assert platform.run("backup", str(tmp_path / "b")).returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("step", ["os.open", "fcntl.flock"])
+def test_a_backup_that_is_stopped_as_it_begins_leaves_nothing(tmp_path, monkeypatch, step):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "admin.key").write_text("pl_key\n")
+    module, name = step.split(".")
+    real = getattr(getattr(take, module), name)
+
+    def stopped_here(*arguments):
+        monkeypatch.setattr(f"cli.backups.take.{step}", real)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"cli.backups.take.{step}", stopped_here)
+    with pytest.raises(KeyboardInterrupt):
+        take.take(Settings(data=data), tmp_path / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_a_platform_on_redis_is_backed_up_while_it_is_stopped_and_comes_back_on_files(tmp_path):
