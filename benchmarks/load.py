@@ -40,14 +40,26 @@ class Caller:
     """One kept-alive connection, as a plain client uses it."""
 
     def __init__(self, address: tuple[str, int], *, key: str | None = None) -> None:
-        self._socket = socket.create_connection(address)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._address = address
+        self._connect()
         self._key = f"Authorization: Bearer {key}\r\n" if key else ""
+
+    def _connect(self) -> None:
+        self._socket = socket.create_connection(self._address)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _reconnect_if_closed(self) -> None:
+        """Connect anew where the server has closed the connection because nothing came over it."""
+        with contextlib.suppress(BlockingIOError):
+            if not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+                self._socket.close()
+                self._connect()
 
     def call(self, path: str, *, method: str = "GET", body: bytes = b"") -> tuple[float, Headers, int]:
         """Call; return the seconds until the answer was there, its headers, its status."""
         length = f"Content-Length: {len(body)}\r\n" if body else ""
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{self._key}{length}\r\n"
+        self._reconnect_if_closed()
         began = time.perf_counter()
         self._socket.sendall(head.encode() + body)
         with self._socket.makefile("rb") as answer:
