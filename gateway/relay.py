@@ -109,15 +109,22 @@ class Relay:
         return cls(service, lambda: connect(sockets.address(socket)), max_body)
 
     async def pass_on(
-        self, request: BaseRequest, target: str, *, by: Actor | None = None, app: str | None = None
+        self,
+        request: BaseRequest,
+        target: str,
+        *,
+        by: Actor | None = None,
+        app: str | None = None,
+        patience: float | None = None,
     ) -> StreamResponse:
         """Pass a request on and its answer back, both as they come. Raises Problem.
 
-        The neighbour is told `by`, who asks, and `app`, the only one that the request may be about.
+        The neighbour is told `by`, who asks, and `app`, the only one that the request may be about. For
+        `patience` seconds it may be away.
         """
         headers.refuse_what_cannot_pass(request.headers, request.method)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _PATIENCE
+        deadline = loop.time() + (_PATIENCE if patience is None else patience)
         passing = _Passing(request, self._head(request, target, by, app), self.feeds)
         try:
             upload = Upload(request, self._max_body)
@@ -218,6 +225,8 @@ class Builder:
 
     PATH = "/machines/builder"
     """Under this, a gateway passes on what other machines ask its builder."""
+    PATIENCE = 20.0
+    """Seconds that a push waits for a builder which is not there: git does not try again by itself."""
 
     def __init__(self, here: Relay, machines: Machines, max_body: int) -> None:
         self._here = here
@@ -233,12 +242,13 @@ class Builder:
     async def pass_on(self, request: BaseRequest, target: str, *, by: Actor) -> StreamResponse:
         """Pass a request on, as `Relay.pass_on` does. Raises Problem."""
         relay, prefix = self._chosen()
-        return await relay.pass_on(request, prefix + target, by=by)
+        return await relay.pass_on(request, prefix + target, by=by, patience=self.PATIENCE)
 
     async def pass_here(self, request: BaseRequest, target: str) -> StreamResponse:
         """Pass on what another machine asks the builder, in the name of whom it says. Raises Problem."""
         by = msgspec.json.decode(unquote(request.headers.get("Pilotlight-By", "{}")), type=Actor)
-        return await self._here.pass_on(request, target.removeprefix(self.PATH), by=by)
+        here = target.removeprefix(self.PATH)
+        return await self._here.pass_on(request, here, by=by, patience=self.PATIENCE)
 
     async def ask(self, method: str, target: str) -> tuple[int, bytes]:
         """Make a request of our own, as `Relay.ask` does. Raises Problem."""

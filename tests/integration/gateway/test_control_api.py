@@ -255,7 +255,7 @@ async def test_a_push_announced_by_expect_is_let_in_once(rack: Rack, key: dict[s
 async def test_a_neighbour_that_is_away_is_named(
     rack: Rack, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.relay._PATIENCE", 0.05)
+    monkeypatch.setattr("gateway.relay.Builder.PATIENCE", 0.05)
     rack.data.socket("builder").unlink()
     async with rack.get("/git/app.git/info/refs", headers=key) as answer:
         assert "builder" in (await problem(answer, "unavailable"))["detail"]
@@ -288,6 +288,22 @@ async def test_a_request_waits_for_a_neighbour_that_is_restarting(rack: Rack, ke
     async with await waiting as answer:
         assert (answer.status, await answer.text()) == (200, "baas: PUT /data/v1/c/k?app=a 1")
     assert len(rack.neighbours["baas"]) == 1
+
+
+async def test_a_push_waits_longer_for_its_builder_than_a_write_for_the_data_api(
+    rack: Rack, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.relay._PATIENCE", 0.0)
+    place = rack.data.socket("builder")
+    away = place.rename(place.with_name("away"))
+    rack.data.socket("baas").unlink()
+    pushing = asyncio.create_task(rack.get("/git/app.git/info/refs", headers=key).__aenter__())
+    async with rack.get("/data/v1/c/k?app=a", headers=key) as answer:
+        await problem(answer, "unavailable")
+    assert not pushing.done()
+    away.rename(place)
+    async with await pushing as answer:
+        assert answer.status == 200
 
 
 async def test_what_a_killed_neighbour_had_not_read_goes_to_the_next_one(
