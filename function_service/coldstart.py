@@ -24,7 +24,7 @@ _MARK = (
 )
 _LONGEST_ID = 129  # characters of such a line
 _LAST_WORDS = 0.5  # seconds to read what a dead process has printed
-_NATIVE_LIMIT = 10.0  # seconds within which a native program must listen
+_NATIVE_LIMIT = 10.0  # seconds within which a native program must listen, if its time-out is not longer
 _PATIENCE = 60.0  # seconds that a push at least waits for a sandbox, since no caller does
 _MARGIN = 0.1  # seconds by which the cause of a late start comes before the caller's own deadline
 _OF_THE_HOST = {"SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt"}  # an image may have it elsewhere
@@ -115,7 +115,7 @@ async def _start(
     waited = time.perf_counter() - began if called else 0.0  # else the machine was busy
     limit = max(_MARGIN, wait - _MARGIN - waited)
     if revision.config.runtime == "native":
-        limit = min(limit, _NATIVE_LIMIT)
+        limit = min(limit, max(_NATIVE_LIMIT, revision.config.timeout))
     attaching = time.perf_counter()
     try:
         async with asyncio.timeout(limit):
@@ -209,7 +209,10 @@ def _problem(error: BaseException, instance: Instance, limit: float) -> Problem:
         return Problem("init-failed", str(error), **extra)
     if isinstance(error, TimeoutError):
         if config.runtime == "native":
-            detail = f"It did not listen on port $PORT within {limit:.1f} s of its start."
+            detail = (
+                f"It did not listen on port $PORT within {limit:.1f} s of its start. If it needs longer, "
+                "raise timeout in the manifest."
+            )
             return Problem("init-failed", detail, **extra)
         return Problem("timeout", f"It was still loading its code after {limit:.1f} s.", **extra)
     end = instance.sandbox.ended.result()

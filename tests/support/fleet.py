@@ -27,7 +27,7 @@ NODE = Interpreter("node", "20", "/usr/bin/node")  # one that is never made a sn
 
 def revision(name: str = "f", number: int = 1, **config: Any) -> Revision:
     """Make a revision of a function."""
-    settings = FunctionConfig(name=name, runtime="node20", handler="h", **({"timeout": 1.0} | config))
+    settings = FunctionConfig(name=name, handler="h", **({"runtime": "node20", "timeout": 1.0} | config))
     return Revision(
         id=f"{name}-{number}",
         app=name,

@@ -307,6 +307,24 @@ async def test_starts_that_are_killed_again_and_again_are_given_up(
         assert (w.engine.made, w.fleet.failed) == (made, 1)
 
 
+class NeverListens(fake.FakeEngine):
+    async def attach(self, sandbox: Sandbox, assignment: Assignment) -> None:
+        await super().attach(sandbox, assignment)
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(("timeout", "limit"), [(0.1, 0.3), (0.6, 0.6)])
+async def test_a_native_program_has_its_time_out_to_listen_but_at_least_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout: float, limit: float
+) -> None:
+    monkeypatch.setattr("function_service.coldstart._NATIVE_LIMIT", 0.3)
+    async with world(NeverListens(), tmp_path) as w:
+        w.pool.know(Interpreter("native", "", ""))
+        await w.deploy(runtime="native", timeout=timeout)
+        with pytest.raises(Problem, match=f"did not listen .* within {limit} s .* raise timeout"):
+            await w.fleet.acquire("f", w.gateway().peer, 30.0)
+
+
 async def test_an_instance_that_dies_after_it_is_ready_is_told_to_who_has_it(tmp_path: Path) -> None:
     async with world(fake.DiesAfterReady(), tmp_path) as w:
         await w.deploy()
