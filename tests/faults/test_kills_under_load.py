@@ -4,6 +4,7 @@ Each test says what callers may see of it, in `MAY_SEE`: nothing else happens to
 answered is true, and stays; what was not is reported with its cause; no call is made twice.
 """
 
+import contextlib
 import json
 import subprocess
 import time
@@ -26,6 +27,7 @@ from tests.support.platform import (
     service,
     wait_until,
 )
+from tests.support.service import containers, dockerd_needed, kill_containers
 
 LOST = ""  # the caller's connection ended before its answer was whole, or could not be made
 MAY_SEE: dict[str, set[str]] = {
@@ -66,18 +68,28 @@ def increments(asking: Client, name: str) -> Outcome:  # all of them add to one 
     return asking.ask("POST", "/data/v1/totals/all/increment?app=counts")
 
 
-@pytest.fixture(scope="module", params=["sqlite", "redis"])
-def up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    flags = ("--port", str(free_port()))
-    with (
-        redis_server.setting(request.param) as store,
-        Up(tmp_path_factory.mktemp("kills") / "platform", (*flags, "--store", store)) as up,
-    ):
+@contextlib.contextmanager
+def platform(engine: str, kept_in: str, folder: Path) -> Iterator[Up]:
+    flags = ("--port", str(free_port()), "--engine", engine)
+    with redis_server.setting(kept_in) as store, Up(folder / "platform", (*flags, "--store", store)) as up:
         App.make(up, "counts", COUNTS).deploy()
         yield up
         processes = family(up.process.pid)
         assert up.stop() == 0
         assert left_behind(up.data, processes) == []
+
+
+@pytest.fixture(scope="module", params=["sqlite", "redis"])
+def up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with platform("embedded", request.param, tmp_path_factory.mktemp("kills")) as up:
+        yield up
+
+
+@pytest.fixture(scope="module", params=["sqlite", "redis"])
+def docker_up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with platform("docker", request.param, tmp_path_factory.mktemp("kills")) as up:
+        yield up
+    assert containers(up.data.label) == set()
 
 
 def kill_service(up: Up, name: str) -> None:
@@ -159,22 +171,38 @@ KILLS: dict[str, Callable[[Up], None]] = {
     "up": kill_up,
     "everything": kill_everything,
 }
+KILLS_ON_DOCKER = {
+    **{name: KILLS[name] for name in ("gateway", "function-service", "baas", "builder", "up", "everything")},
+    "instances": lambda up: kill_containers(up.data.label),
+}
 
 
 @pytest.mark.parametrize("what", KILLS)
 def test_killed_under_load_nothing_that_was_answered_is_lost_or_wrong(up: Up, what: str) -> None:
+    drill(up, KILLS[what], f"{what}-", MAY_SEE[what])
+
+
+@dockerd_needed()[0]
+@pytest.mark.parametrize("what", KILLS_ON_DOCKER)
+def test_on_docker_it_is_the_same_but_for_calls_that_ran_in_containers(docker_up: Up, what: str) -> None:
+    may_see = (
+        {"crashed"} if what == "function-service" else MAY_SEE[what]
+    )  # containers end with their service
+    drill(docker_up, KILLS_ON_DOCKER[what], f"{what}-", may_see)
+
+
+def drill(up: Up, kill_it: Callable[[Up], None], prefix: str, may_see: set[str]) -> None:
+    """Kill it under load, and look what has become of every request and write."""
     key = up.platform.key
     assert key is not None
     with client(up.url, key) as asking:
         before = documents(asking, "totals", "counts").get("all", 0)
-    with Load(up.url, key, [calls, calls, calls, writes, increments], f"{what}-") as load:
+    with Load(up.url, key, [calls, calls, calls, writes, increments], prefix) as load:
         load.wait(10)
-        KILLS[what](up)
+        kill_it(up)
         load.wait(10, since=time.monotonic())
     failed = [each for _, each in load.all() if not each.well]
-    unexpected = [
-        each for each in failed if each.error not in MAY_SEE[what] or (each.status and not each.error)
-    ]
+    unexpected = [each for each in failed if each.error not in may_see or (each.status and not each.error)]
     assert not unexpected, "\n".join(map(str, unexpected[:5]))
 
     with client(up.url, key) as asking:

@@ -256,6 +256,17 @@ def containers(label: str) -> set[str]:
     return {each["Names"][0] for each in found}
 
 
+def kill_containers(label: str) -> None:
+    """Kill -9 the containers that carry the label of a data folder."""
+    import docker
+
+    client = docker.APIClient(base_url=f"unix://{DOCKERD}", version="1.41")
+    with contextlib.closing(client):
+        for each in client.containers(filters={"label": f"pilotlight={label}"}):
+            with contextlib.suppress(docker.errors.APIError):  # it has just ended
+                client.kill(each["Id"])
+
+
 def dockerd_needed() -> list[Any]:
     """Return the mark of tests that need root and a dockerd."""
     import pytest
