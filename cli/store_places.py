@@ -71,7 +71,8 @@ def _url(text: str) -> str:
     except Problem:
         raise Problem(
             "invalid-request",
-            "A store is sqlite, sqlite:FOLDER, redis://HOST:PORT/0, rediss://… or unix:///PATH.",
+            "A store is sqlite, sqlite:FOLDER, redis://HOST:PORT/0, rediss://…, unix:///PATH, "
+            "redis+sentinel://HOST:PORT,…/SERVICE/0 or redis+cluster://HOST:PORT,….",
         ) from None
 
 

@@ -394,7 +394,9 @@ class ControlDoor:
         """List the guarantees."""
         weakness = await self._store.weakness()
         remedy = (
-            weakness and "Set appendonly yes, appendfsync always and maxmemory-policy noeviction in Redis."
+            weakness
+            and "Set appendonly yes, appendfsync always and maxmemory-policy noeviction in Redis, and where "
+            "others take over min-replicas-to-write 1: docs/REDIS.md."
         )
         lasting = Guarantee(
             name="acknowledged writes are kept", kept=not weakness, reason=weakness, remedy=remedy

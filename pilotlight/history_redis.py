@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 
 from pilotlight import history_redis_scripts as scripts
 from pilotlight.history import BATCH, Batch, Bounds, Change, LogOf, Position, Watchers, judge
 from pilotlight.ids import short_id
 from pilotlight.problems import Problem
+from pilotlight.redis_client import Script
 
 HEAD: Final = struct.Struct(">qd")  # of a value: version; seconds since the epoch, or 0 for never
 _EXAMINED: Final = 200  # changes that one script looks at: those of other spaces are among them
@@ -28,7 +29,7 @@ class RedisHistory:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: Redis | RedisCluster,
         tag: bytes,
         asking: Callable[[], AbstractAsyncContextManager[None]],
         log_of: LogOf,
@@ -39,7 +40,9 @@ class RedisHistory:
         self._redis = redis
         self._tag = tag
         self._asking = asking
-        self._changes = redis.register_script(scripts.CHANGES)
+        self.counter = tag + b":counter"
+        self._changes = Script(redis, scripts.CHANGES)
+        self._latest = Script(redis, scripts.LATEST)
         self._era = ""
         self._watchers = Watchers()
         self._looking: asyncio.Task[None] | None = None
@@ -67,13 +70,13 @@ class RedisHistory:
     async def position(self) -> Position:
         """Return where the history is now. Raises Problem `unavailable`."""
         async with self._asking():
-            return Position(self._era, int(await self._redis.get(self._counter) or 0))
+            return Position(self._era, int(await self._redis.get(self.counter) or 0))
 
     async def changes(self, space: str, after: Position, limit: int) -> Batch:
         """Return changes, as `History.changes` does. Raises Gone, Problem `unavailable`."""
         log = self.log_of(space)
         assert log is not None, f"there is no history of {space}"  # noqa: S101
-        names = [*self.keys(log), self._counter]
+        names = [*self.keys(log), self.counter]
         number = after.number
         while True:
             async with self._asking():
@@ -103,20 +106,15 @@ class RedisHistory:
         while self._watchers:
             spaces = self._watchers.spaces()
             try:
+                abouts = [self.keys(self.log_of(space) or "")[1] for space in spaces]
                 async with self._asking():
-                    asked = self._redis.pipeline(transaction=False)
-                    for space in spaces:
-                        asked.hget(self.keys(self.log_of(space) or "")[1], b"last:" + space.encode())
-                    now = dict(zip(spaces, await asked.execute(), strict=True))
+                    found = await self._latest(abouts, [space.encode() for space in spaces])
+                now = dict(zip(spaces, found, strict=True))
             except Problem:
                 now = {}  # whoever is waiting will ask, and be told
             self._watchers.tell(space for space in spaces if now.get(space) != seen.get(space))
             seen = now
             await asyncio.sleep(_LOOK_EVERY)
-
-    @property
-    def _counter(self) -> bytes:
-        return self._tag + b":counter"
 
 
 def _change(number: bytes, key: bytes, what: bytes, packed: bytes) -> Change:

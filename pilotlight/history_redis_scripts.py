@@ -77,3 +77,10 @@ for _, entry in ipairs(entries) do
 end
 return {last, string.format('%.0f', trimmed), found, reached}
 """
+
+# Answers the last change of each space; KEYS are the hashes about their logs
+LATEST: Final = """
+local found = {}
+for i, about in ipairs(KEYS) do found[i] = redis.call('HGET', about, 'last:' .. ARGV[i]) end
+return found
+"""

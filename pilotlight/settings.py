@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
+from pilotlight import redis_address
 from pilotlight.problems import Problem
 
 _UNITS = {"": 1, "B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
@@ -89,29 +90,17 @@ def _address(text: str) -> str:
 
 
 def _store(text: str) -> str:
-    if text != "sqlite" and not _is_redis(text):
-        # What was given may hold a password
-        raise ValueError(
-            "it is neither sqlite nor like redis://HOST:PORT/0, rediss://…?ssl_ca_certs=FILE or "
-            "unix:///PATH?db=0. In a password, / ? # @ are written %2F %3F %23 %40"
-        )
+    if text != "sqlite":
+        try:
+            redis_address.parse(text)
+        except ValueError as error:  # what was given may hold a password
+            raise ValueError(
+                "it is neither sqlite nor like redis://HOST:PORT/0, rediss://…?ssl_ca_certs=FILE, "
+                "unix:///PATH?db=0, redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/0 or "
+                f"redis+cluster://HOST:PORT,HOST:PORT: {error}. In a password, / ? # @ are written "
+                "%2F %3F %23 %40"
+            ) from None
     return text
-
-
-def _is_redis(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        where = parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0
-        options = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True)]
-    except ValueError:
-        where, options = None, []
-    return bool(
-        where
-        and parts.scheme in ("redis", "rediss", "unix")
-        and not parts.fragment
-        and (parts.scheme == "unix" or re.fullmatch(r"/?\d*", parts.path))
-        and all(name == "db" or name.startswith("ssl_") for name in options)
-    )
 
 
 def _file(text: str) -> str:

@@ -12,30 +12,28 @@ import asyncio
 import contextlib
 import logging
 import struct
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 from redis import exceptions
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis, RedisCluster
 
+from pilotlight import redis_address, redis_client
 from pilotlight import store_redis_scripts as scripts
 from pilotlight.history import BOUNDS, Batch, Bounds, LogOf, Position
 from pilotlight.history_redis import HEAD, RedisHistory
 from pilotlight.problems import Problem
+from pilotlight.redis_address import Address
+from pilotlight.redis_client import Script
 from pilotlight.store import Conflict, Entry, Write, after_prefix
 
 _log = logging.getLogger(__name__)
 
-_CONNECTIONS: Final = 16
-_WITHIN: Final = 5.0  # seconds that Redis has for an answer, a free connection to come, a connect
-_CHECK_AFTER: Final = 10  # seconds; a connection that was idle for longer is tried before it is used
+_WITHIN: Final = 5.0  # seconds for an answer, and for a free connection before it
+_SEE_TO_MASTER: Final = 2.0  # seconds
 _SWEEP_BATCH: Final = 500
 _EXAMINED: Final = 1000  # keys that one script looks at, so that others need not wait long for Redis
 CLAIM: Final = 15  # seconds that a claim lasts beyond the end of who made it
-_OLDEST: Final = (6, 2)
 
 SCHEMA: Final = len(scripts.STEPS) + 1
 UNFINISHED: Final = b"unfinished"
@@ -47,9 +45,9 @@ class RedisStore:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: Redis | RedisCluster,
         name: str,
-        where: str,
+        address: Address,
         owner: str,
         shared: bool,
         clock: Callable[[], float] | None,
@@ -58,20 +56,23 @@ class RedisStore:
         bounds: Bounds,
     ) -> None:
         self._redis = redis
-        self._where = where
+        self._free = asyncio.Semaphore(redis_client.CONNECTIONS)
+        self._where = address.shown
+        self._replicated = address.kind != "server"
         self._owner = owner
         self._shared = shared
         self._tag = f"{{pilotlight:{name}}}".encode()
         self._clock = clock
         self._sweep_every = sweep_every
-        self._get = redis.register_script(scripts.GET)
-        self._scan = redis.register_script(scripts.SCAN)
-        self._write = redis.register_script(scripts.WRITE)
-        self._swept = redis.register_script(scripts.SWEEP)
-        self._claimed = redis.register_script(scripts.CLAIMED)
-        self._sized = redis.register_script(scripts.SIZE)
-        self._dropped = redis.register_script(scripts.DROP)
-        self._given_up = redis.register_script(scripts.GIVEN_UP)
+        self._get = Script(redis, scripts.GET)
+        self._scan = Script(redis, scripts.SCAN)
+        self._write = Script(redis, scripts.WRITE)
+        self._expired = Script(redis, scripts.EXPIRED)
+        self._swept = Script(redis, scripts.SWEEP)
+        self._claimed = Script(redis, scripts.CLAIMED)
+        self._sized = Script(redis, scripts.SIZE)
+        self._dropped = Script(redis, scripts.DROP)
+        self._given_up = Script(redis, scripts.GIVEN_UP)
         self._history = RedisHistory(redis, self._tag, self._asking, log_of, bounds)
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
@@ -89,7 +90,7 @@ class RedisStore:
         log_of: LogOf = lambda _space: None,
         bounds: Bounds = BOUNDS,
     ) -> Self:
-        """Open the store of that name in the Redis at url: redis://, rediss:// (TLS) or unix://.
+        """Open the store of that name in the Redis at url (see redis_address.py).
 
         Where an `owner` is named nobody but that one writes until it is closed: others are refused when they
         open it, and an owner who has lost it meanwhile can't write any more. With `shared`, several processes
@@ -100,25 +101,9 @@ class RedisStore:
         option that there is not; `unavailable` where Redis is not there, refuses, is too old, or holds what a
         newer version has written; `conflict` where it belongs to another owner.
         """
-        where = place(url)
-        try:
-            pool = BlockingConnectionPool.from_url(
-                url,
-                max_connections=_CONNECTIONS,
-                timeout=_WITHIN,
-                # Deadlines are ours (see `_asking`): its own way loses cancellations on Python 3.11
-                socket_timeout=None,
-                socket_connect_timeout=_WITHIN,
-                health_check_interval=_CHECK_AFTER,
-                # A write whose answer is lost may have been made: to make it again is the caller's to decide
-                retry=Retry(NoBackoff(), 0),
-                client_name=f"pilotlight-{name}",
-            )
-            pool.connection_class(**pool.connection_kwargs)  # knows what options there are
-        except (ValueError, TypeError, exceptions.RedisError) as error:
-            detail = f"The address of the Redis at {where} can't be used: {error}"
-            raise Problem("invalid-request", detail) from error
-        store = cls(Redis.from_pool(pool), name, where, owner, shared, clock, sweep_every, log_of, bounds)
+        address = redis_address.parse(url)
+        redis = redis_client.connect(address, f"pilotlight-{name}")
+        store = cls(redis, name, address, owner, shared, clock, sweep_every, log_of, bounds)
         try:
             found = await store._check()
             await store._claim()
@@ -128,6 +113,8 @@ class RedisStore:
             await store._redis.aclose()
             raise
         store._tasks.append(asyncio.create_task(store._sweep_for_ever(), name=f"sweep {name}"))
+        if address.kind == "sentinel":
+            store._tasks.append(asyncio.create_task(store._keep_to_master(), name=f"master {name}"))
         if owner:
             store._tasks.append(asyncio.create_task(store._claim_for_ever(), name=f"claim {name}"))
         return store
@@ -135,7 +122,8 @@ class RedisStore:
     async def _check(self) -> int:
         """Return the schema that the store is in. Raises Problem."""
         async with self._asking():
-            check_server(await self._redis.info("server"), self._where)
+            server = await self._redis.info("server", **await redis_client.holding(self._redis, self._tag))
+            redis_client.check_server(server, self._where)
             found = await self._redis.get(self._schema)
             if found is None:  # one that is full can't be written to
                 await self._redis.set(self._schema, SCHEMA, nx=True)
@@ -146,7 +134,7 @@ class RedisStore:
         """Bring what an older version has written to the newest schema, step by step."""
         for step in scripts.STEPS[found - 1 :]:
             async with self._asking():
-                await self._redis.register_script(step)([self._schema, self._sizes, self._spaces])
+                await Script(self._redis, step)([self._schema, self._sizes, self._spaces], [])
 
     async def _claim(self) -> None:
         if not self._owner:
@@ -164,11 +152,27 @@ class RedisStore:
             except Problem as problem:
                 _log.error("%s", problem.detail)
 
+    async def _keep_to_master(self) -> None:
+        """Ask the sentinels now and then: a master that is relieved, but lives, may go on for ten seconds."""
+        while True:
+            await asyncio.sleep(_SEE_TO_MASTER)
+            with contextlib.suppress(Problem):  # whoever wants something is told
+                async with self._asking():
+                    await redis_client.keep_to_master(self._redis)
+
     async def weakness(self) -> str:
         """Tell why Redis may lose what it has acknowledged; empty where it keeps it."""
+        asked = (
+            "appendonly",
+            "appendfsync",
+            "maxmemory-policy",
+            "min-replicas-to-write",
+            "min-replicas-max-lag",
+        )
         try:
             async with self._asking():
-                found = await self._redis.config_get("appendonly", "appendfsync", "maxmemory-policy")
+                where = await redis_client.holding(self._redis, self._tag)
+                found = await self._redis.config_get(*asked, **where)
         except Problem as problem:
             return f"The settings of the Redis at {self._where} can't be read: {problem.detail}"
         if found.get("appendonly") != "yes":
@@ -183,7 +187,12 @@ class RedisStore:
                 f"The Redis at {self._where} loses up to a second of writes in a power cut "
                 f"(appendfsync {found.get('appendfsync')})."
             )
-        return ""
+        if not self._replicated:
+            return ""
+        bound = "nothing bounds how much that is (min-replicas-to-write 0)"
+        if found.get("min-replicas-to-write", "0") != "0":
+            bound = f"at most {found.get('min-replicas-max-lag')} seconds of writes (min-replicas-max-lag)"
+        return f"Where another server takes over at {self._where}, what it had not got yet is lost: {bound}."
 
     async def get(self, space: str, key: str) -> Entry | None:
         """Return the entry, or None where there is none or it has expired. Raises Problem `unavailable`."""
@@ -222,7 +231,8 @@ class RedisStore:
         if not writes:
             self._check_open()
             return []
-        names = [self._tag + part for part in (b":counter", b":expiring", b":owner", b":sizes", b":spaces")]
+        parts = (b":expiring", b":owner", b":sizes", b":spaces")
+        names = [self._history.counter, *(self._tag + part for part in parts)]
         places: dict[str, int] = {}
         logs: dict[str | None, int] = {None: 0}
         arguments: list[Any] = [self._now(), self._owner, CLAIM, *self._history.bounds]
@@ -258,7 +268,7 @@ class RedisStore:
         async with self._asking():
             names = [self._order(space), self._values(space), self._sizes, self._spaces]
             if (log := self._history.log_of(space)) is not None:
-                names += (self._tag + b":counter", self._history.keys(log)[1])
+                names += (self._history.counter, self._history.keys(log)[1])
             await self._dropped(names, [space.encode()])
         self._history.tell([space])
 
@@ -339,12 +349,13 @@ class RedisStore:
         """Bound the wait, and turn what goes wrong into words that name the remedy. Raises Problem."""
         self._check_open()
         try:
-            async with asyncio.timeout(_WITHIN):
+            async with asyncio.timeout(_WITHIN), self._free:
                 yield
         except TimeoutError as error:
-            raise problem(exceptions.TimeoutError(f"no answer in {_WITHIN:g} s"), self._where) from error
-        except exceptions.RedisError as error:
-            raise problem(error, self._where) from error
+            late = exceptions.TimeoutError(f"no answer in {_WITHIN:g} s")
+            raise redis_client.problem(late, self._where) from error
+        except redis_client.FAILURES as error:
+            raise redis_client.problem(error, self._where) from error
 
     async def _sweep_for_ever(self) -> None:
         while True:
@@ -359,8 +370,7 @@ class RedisStore:
         """Delete some expired entries; tell whether there may be more. Raises Problem `unavailable`."""
         expiring = self._tag + b":expiring"
         async with self._asking():
-            now = (await self._redis.time())[0] if self._clock is None else self._clock()
-            marks: list[Any] = await self._redis.zrangebyscore(expiring, "-inf", now, 0, _SWEEP_BATCH)
+            marks: list[bytes] = await self._expired([expiring], [self._now(), _SWEEP_BATCH])
             by_order: dict[bytes, list[bytes]] = {}
             for mark in marks:
                 (length,) = struct.unpack_from(">I", mark)
@@ -369,30 +379,15 @@ class RedisStore:
                 space = order.removeprefix(self._order("")).decode()
                 names = [expiring, order, self._values(space), self._sizes, self._spaces]
                 if (log := self._history.log_of(space)) is not None:
-                    names += (self._tag + b":counter", *self._history.keys(log))
+                    names += (self._history.counter, *self._history.keys(log))
                 await self._swept(names, [self._now(), *self._history.bounds, space.encode(), *its])
         return len(marks) == _SWEEP_BATCH
-
-
-def place(url: str) -> str:
-    """Return where a Redis is, as it may be shown: without user and password."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return parts.path
-    return f"{parts.hostname}:{parts.port or 6379}{parts.path}"
 
 
 def _bounds(head: bytes, prefix: str) -> tuple[bytes, bytes]:
     """Return where what starts with a prefix begins and ends in a sorted set whose members have a head."""
     end = after_prefix(prefix)
     return b"[" + head + prefix.encode(), b"+" if end is None else b"(" + head + end.encode()
-
-
-def check_server(server: Mapping[str, Any], where: str) -> None:
-    """Raise Problem `unavailable` where a Redis, by its INFO, is too old."""
-    text = str(server["redis_version"])
-    if tuple(int(part) for part in text.split(".")[:2]) < _OLDEST:
-        raise Problem("unavailable", f"The Redis at {where} is {text}. Take 6.2 or a newer one.")
 
 
 def check_schema(found: bytes | str | None, where: str) -> int:
@@ -432,26 +427,3 @@ def mark(order: bytes, key: bytes) -> bytes:
 def _entry(key: str, packed: bytes) -> Entry:
     version, expires = HEAD.unpack_from(packed)
     return Entry(key, packed[HEAD.size :], version, expires or None)
-
-
-def problem(error: exceptions.RedisError, where: str) -> Problem:
-    """Turn what Redis or the way to it says into words that name the remedy."""
-    text = str(error)
-    if isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError):
-        remedy = "It refuses us. Give user and password in the URL; the user needs ~* and +@all."
-    elif isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError):
-        return Problem(
-            "unavailable",
-            f"The Redis at {where} does not answer; what was to be written may have been written. "
-            f"Start it, or wait. ({text})",
-            retry_after=1,
-        )
-    elif isinstance(error, exceptions.OutOfMemoryError):
-        remedy = "It is full. Raise its maxmemory, or delete something; nothing of this change was kept."
-    elif isinstance(error, exceptions.ReadOnlyError | exceptions.MasterDownError):
-        remedy = "It is a replica. Wait until it is none any more, or name the one that takes writes."
-    elif "MISCONF" in text or "NOREPLICAS" in text:
-        remedy = "It does not take writes as its disk or its replicas fail; see its log."
-    else:
-        return Problem("internal", f"The Redis at {where}: {text}")
-    return Problem("unavailable", f"The Redis at {where}: {remedy} ({text})", retry_after=1)

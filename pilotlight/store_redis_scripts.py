@@ -177,6 +177,14 @@ return {'written', versions}
 """
 )
 
+# Answers some of what has expired
+EXPIRED: Final = (
+    _NOW
+    + """
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.17g', now), 'LIMIT', 0, ARGV[2])
+"""
+)
+
 # ARGV[2] to [4] are the bounds of the log, ARGV[5] the space; KEYS[6] is the counter where there is a history
 SWEEP: Final = (
     _NOW

@@ -1,16 +1,16 @@
 """A Redis store as a whole (see store_whole.py, and store_redis.py for how it is kept there)."""
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any, Final, Self
 
-from redis import Redis, exceptions
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis import exceptions
 
-from pilotlight import store_redis, store_redis_scripts
+from pilotlight import redis_address, redis_client, store_redis, store_redis_scripts
 from pilotlight.history_redis import HEAD
 from pilotlight.problems import Problem
+from pilotlight.redis_client import Script
 from pilotlight.store import size_of
 from pilotlight.store_redis import CLAIM, SCHEMA, UNFINISHED
 from pilotlight.store_whole import Record
@@ -24,23 +24,24 @@ class _Whole:
 
     def __init__(self, url: str, name: str, owner: str) -> None:
         """Connect, and claim the store for `owner` where one is named, until the end. Raises Problem."""
-        self._where = store_redis.place(url)
+        address = redis_address.parse(url)
+        self._where = address.shown
         self._owner = owner
-        self._redis = Redis.from_url(
-            url, socket_timeout=_WITHIN, socket_connect_timeout=_WITHIN, retry=Retry(NoBackoff(), 0)
-        )
+        self._redis = redis_client.connect(address, f"pilotlight-{name}")
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         tag = f"{{pilotlight:{name}}}".encode()
         self._order, self._values = tag + b":order:", tag + b":values:"
         self._sizes, self._spaces = tag + b":sizes", tag + b":spaces"
         self._counter, self._expiring = tag + b":counter", tag + b":expiring"
         self._owned, self._schema, self._era = tag + b":owner", tag + b":schema", tag + b":era"
         self._mark = b"{pilotlight:registry}:schema"
-        self._claimed = self._redis.register_script(store_redis_scripts.CLAIMED)
-        self._given_up = self._redis.register_script(store_redis_scripts.GIVEN_UP)
+        self._claimed = Script(self._redis, store_redis_scripts.CLAIMED)
+        self._given_up = Script(self._redis, store_redis_scripts.GIVEN_UP)
         with contextlib.ExitStack() as stack:
-            stack.callback(self._redis.close)
+            stack.callback(self._disconnect)
             with self._asking():
-                store_redis.check_server(self._command("INFO", "server"), self._where)
+                server = self._run(self._about(tag))
+                redis_client.check_server(server, self._where)
                 self._claim()
             stack.pop_all()
 
@@ -50,9 +51,17 @@ class _Whole:
 
     def __exit__(self, *_: object) -> None:
         """Give the claim up, and close the connection. Raises Problem."""
-        with contextlib.closing(self._redis), self._asking():
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._disconnect)
             if self._owner:
-                self._given_up([self._owned], [self._owner])
+                stack.enter_context(self._asking())
+                self._run(self._given_up([self._owned], [self._owner]))
+
+    def _disconnect(self) -> None:
+        try:
+            self._run(self._redis.aclose())
+        finally:
+            self._runner.close()
 
     def last(self) -> int:
         """Return the last version that was given out."""
@@ -84,19 +93,38 @@ class _Whole:
             yield from orders
             first = b"(" + orders[-1]
 
+    async def _about(self, key: bytes) -> Any:
+        return await self._redis.info("server", **await redis_client.holding(self._redis, key))
+
     def _command(self, *words: bytes | str) -> Any:
-        return self._redis.execute_command(*words)  # type: ignore[no-untyped-call]
+        return self._run(self._redis.execute_command(*words))
+
+    def _run(self, asked: Coroutine[Any, Any, Any]) -> Any:
+        """Wait for what Redis is asked, and have nothing of it left where that is cut short."""
+        loop = self._runner.get_loop()
+        task = loop.create_task(asyncio.wait_for(asked, _WITHIN))
+        try:
+            return loop.run_until_complete(task)
+        except BaseException:
+            task.cancel()
+            loop.run_until_complete(asyncio.wait([task]))
+            raise
 
     def _claim(self) -> None:
-        if self._owner and (other := self._claimed([self._owned], [self._owner, CLAIM])) is not None:
+        if not self._owner:
+            return
+        if (other := self._run(self._claimed([self._owned], [self._owner, CLAIM]))) is not None:
             raise store_redis.taken(self._where, other)
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
         try:
             yield
-        except exceptions.RedisError as error:
-            raise store_redis.problem(error, self._where) from error
+        except TimeoutError as error:
+            late = exceptions.TimeoutError(f"no answer in {_WITHIN:g} s")
+            raise redis_client.problem(late, self._where) from error
+        except redis_client.FAILURES as error:
+            raise redis_client.problem(error, self._where) from error
 
 
 class RedisSource(_Whole):
@@ -112,7 +140,7 @@ class RedisSource(_Whole):
                     raise Problem("not-found", f"There is no store in the Redis at {self._where}.")
                 found = store_redis.check_schema(schema, self._where)
                 for step in store_redis_scripts.STEPS[found - 1 :]:
-                    self._redis.register_script(step)([self._schema, self._sizes, self._spaces])
+                    self._run(Script(self._redis, step)([self._schema, self._sizes, self._spaces], []))
             stack.pop_all()
 
 
@@ -150,20 +178,24 @@ class RedisTarget(_Whole):
             self._command("SET", self._counter, str(last))
 
     def put(self, records: list[Record]) -> None:
-        """Write records in one transaction."""
-        with self._asking(), self._redis.pipeline(transaction=True) as pipeline:
+        """Write records."""
+        with self._asking():
             self._claim()
-            for record in records:
-                space, key = record.space.encode(), record.key.encode()
-                order = self._order + space
-                pipeline.zadd(order, {key: 0})
-                head = HEAD.pack(record.version, record.expires or 0)
-                pipeline.hset(self._values + space, key, head + record.value)
-                pipeline.hincrby(self._sizes, order, size_of(record.key, record.value))
-                pipeline.zadd(self._spaces, {order: 0})
-                if record.expires is not None:
-                    pipeline.zadd(self._expiring, {store_redis.mark(order, key): record.expires})
-            pipeline.execute()
+            self._run(self._put(records))
+
+    async def _put(self, records: list[Record]) -> None:
+        asked = self._redis.pipeline(transaction=False)
+        for record in records:
+            space, key = record.space.encode(), record.key.encode()
+            order = self._order + space
+            asked.zadd(order, {key: 0})
+            head = HEAD.pack(record.version, record.expires or 0)
+            asked.hset(self._values + space, key, head + record.value)
+            asked.hincrby(self._sizes, order, size_of(record.key, record.value))
+            asked.zadd(self._spaces, {order: 0})
+            if record.expires is not None:
+                asked.zadd(self._expiring, {store_redis.mark(order, key): record.expires})
+        await asked.execute()
 
     def finish(self) -> None:
         """Let platforms open it."""

@@ -4,6 +4,7 @@ import os
 import platform
 from typing import Protocol
 
+from pilotlight import redis_address
 from pilotlight.datafolder import DataFolder
 from pilotlight.history import History, LogOf
 from pilotlight.store import Store
@@ -35,11 +36,7 @@ async def documents(setting: str, data: DataFolder, log_of: LogOf) -> FollowedSt
 
 def shown(setting: str) -> str:
     """Return which store a setting means, without user and password."""
-    if setting == "sqlite":
-        return setting
-    from pilotlight.store_redis import place
-
-    return place(setting)
+    return setting if setting == "sqlite" else redis_address.parse(setting).shown
 
 
 async def _open(setting: str, data: DataFolder, name: str, owner: str, log_of: LogOf) -> FollowedStore:

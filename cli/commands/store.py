@@ -21,6 +21,8 @@ FROM and TO are each one of
 sqlite              the files of the data folder (PILOTLIGHT_DATA)
 sqlite:FOLDER       those of another data folder
 redis://HOST:PORT/0, rediss://…, unix:///PATH   a Redis
+redis+sentinel://HOST:PORT,…/SERVICE/0          the one that sentinels name
+redis+cluster://HOST:PORT,…                     a Cluster
 
 TO must be empty, and FROM stays as it is. Layers, repositories, logs and secrets.key are in the data folder
 in any case. Where it was interrupted, run it again.

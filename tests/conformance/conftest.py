@@ -1,4 +1,4 @@
-"""What the tests of stores share: a Redis of a module's own, and a clock."""
+"""What the tests of stores share: a Redis of a module's own, others for all modules, and a clock."""
 
 import tempfile
 from collections.abc import Iterator
@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import redis_groups
 from tests.support.clock import Clock
+from tests.support.redis_groups import Cluster, Sentinels
 from tests.support.redis_server import RedisServer, running
+
+_NEVER = 3600.0  # seconds: a machine that is busy is not dead
 
 
 @pytest.fixture
@@ -19,3 +23,15 @@ def clock() -> Clock:
 def redis() -> Iterator[RedisServer]:
     with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def sentinels() -> Iterator[Sentinels]:
+    with redis_groups.sentinels(dead_after=_NEVER) as group:
+        yield group
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    with redis_groups.cluster(dead_after=_NEVER) as group:
+        yield group

@@ -32,7 +32,7 @@ def log_of(space: str) -> str | None:
     return space.partition("/")[0] if "/" in space else None
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "sentinels", "cluster"])
 async def opened(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[Open]:
     """What opens one store; but for the one in memory, again and again."""
     name = short_id()
@@ -46,7 +46,7 @@ async def opened(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -
             elif request.param == "sqlite":
                 store = await SqliteStore.open(tmp_path / "store.db", sweep_every=0.02, **how)
             else:
-                url = request.getfixturevalue("redis").url()
+                url = request.getfixturevalue(request.param).url()
                 store = await RedisStore.open(url, name, sweep_every=0.02, **how)
             stack.push_async_callback(store.close)
             return store

@@ -26,18 +26,20 @@ from pilotlight.store import ABSENT, PLACE, Conflict, Entry, Store, Write
 from pilotlight.store_memory import MemoryStore
 from pilotlight.store_redis import RedisStore
 from pilotlight.store_sqlite import SqliteStore
+from tests.support import redis_groups
 from tests.support.clock import Clock
+from tests.support.redis_groups import Cluster, Sentinels, ask
 from tests.support.redis_server import RedisServer, running
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "sentinels", "cluster"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[Store]:
     if request.param == "memory":
         store: Store = MemoryStore(clock=clock)
     elif request.param == "sqlite":
         store = await SqliteStore.open(tmp_path / "store.db", clock=clock)
     else:
-        url = request.getfixturevalue("redis").url()
+        url = request.getfixturevalue(request.param).url()
         store = await RedisStore.open(url, short_id(), clock=clock)
     yield store
     await store.close()
@@ -902,4 +904,69 @@ class TestInRedis:
         await store.write([put(f"{i:04}", ttl=1) for i in range(1500)] + [put("9999")])
         clock.now += 2
         assert await keys(store, limit=5000) == ["9999"]
+        await store.close()
+
+
+class TestSentinelsAndClusters:
+    """What is told where a store can't be opened, or may lose something."""
+
+    @staticmethod
+    async def refused(url: str, name: str = "a") -> str:
+        with pytest.raises(Problem) as refusal:
+            await RedisStore.open(url, name)
+        assert refusal.value.kind == "unavailable"
+        assert "secret" not in refusal.value.detail
+        return refusal.value.detail
+
+    async def test_sentinels_that_are_not_there_are_each_named(self) -> None:
+        hosts = "127.0.0.1:1,127.0.0.1:2"
+        said = await self.refused(f"redis+sentinel://me:secret@{hosts}/pilot/0?sentinel_password=secret")
+        assert "127.0.0.1:1,127.0.0.1:2/pilot/0: No sentinel names a master" in said
+        assert "127.0.0.1:1: " in said
+        assert "127.0.0.1:2: " in said
+
+    async def test_a_service_that_the_sentinels_do_not_know_is_named(self, sentinels: Sentinels) -> None:
+        said = await self.refused(sentinels.url(service="other"))
+        assert f"127.0.0.1:{sentinels.port} knows no service 'other'" in said
+
+    async def test_sentinels_and_master_have_passwords_of_their_own(self) -> None:
+        with redis_groups.sentinels(password="theirs") as group:
+            ask(group.master(), "CONFIG SET", "requirepass", "s&cret")
+            url = group.url().replace("://", "://default:s%26cret@")
+            assert "Authentication" in await self.refused(url)
+            assert "Authentication" in await self.refused(f"{group.url()}?sentinel_password=theirs")
+            store = await RedisStore.open(f"{url}?sentinel_password=theirs", "a")
+            await store.write([put("k")])
+            await store.close()
+
+    async def test_what_is_no_master_is_told(self) -> None:
+        with redis_groups.sentinels(replicas=0) as group:
+            ask(group.master(), "REPLICAOF", "127.0.0.1", "1")
+            assert "which is a slave" in await self.refused(group.url())
+            group.servers[0].kill()
+            assert f"127.0.0.1:{group.servers[0].port}: " in await self.refused(group.url())
+
+    async def test_one_is_not_taken_for_the_other(self, sentinels: Sentinels, cluster: Cluster) -> None:
+        server = f"127.0.0.1:{sentinels.servers[0].port}"
+        assert "unknown command" in await self.refused(f"redis+sentinel://{server}/pilot/0")
+        assert "Cluster mode is not enabled" in await self.refused(f"redis+cluster://{server}")
+        said = await self.refused(f"redis://127.0.0.1:{sentinels.port}")
+        assert "is a sentinel: write redis+sentinel://" in said
+        other = next(each for each in cluster.masters if each is not cluster.holding("a"))
+        said = await self.refused(f"redis://127.0.0.1:{other.port}")
+        assert "is a node of a Cluster: write redis+cluster://" in said
+
+    @pytest.mark.parametrize("kind", ["sentinels", "cluster"])
+    async def test_what_a_failover_may_lose_is_told(self, kind: str, request: pytest.FixtureRequest) -> None:
+        group: Sentinels | Cluster = request.getfixturevalue(kind)
+        store = await RedisStore.open(group.url(), "a")
+        assert "keeps no log" in await store.weakness()
+        for server in group.servers:
+            ask(server, "CONFIG SET", "appendonly", "yes", "appendfsync", "always")
+        assert "nothing bounds how much that is" in await store.weakness()
+        for server in group.servers:
+            ask(server, "CONFIG SET", "min-replicas-to-write", "1", "min-replicas-max-lag", "7")
+        assert "at most 7 seconds of writes" in await store.weakness()
+        for server in group.servers:
+            ask(server, "CONFIG SET", "min-replicas-to-write", "0", "appendonly", "no")
         await store.close()

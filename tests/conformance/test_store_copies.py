@@ -22,6 +22,7 @@ from pilotlight.store_sqlite import SqliteStore
 from pilotlight.store_whole import NAMES, Source, Target
 from pilotlight.store_whole_redis import RedisSource, RedisTarget
 from pilotlight.store_whole_sqlite import SqliteSource, SqliteTarget
+from tests.support.redis_groups import Cluster, Sentinels
 from tests.support.redis_server import RedisServer, running
 
 SPACES = ("a", "data/shop/things", "data/shop/thïngs", "\U0001f525/\uffff")
@@ -44,7 +45,9 @@ def redis(server: RedisServer) -> RedisServer:
 class Place:
     """Where the two stores of a platform are, of one kind or the other."""
 
-    def __init__(self, kind: str, redis: RedisServer, database: int, folder: Path) -> None:
+    def __init__(
+        self, kind: str, redis: RedisServer | Sentinels | Cluster, database: int, folder: Path
+    ) -> None:
         self.kind = kind
         self.url = redis.url(database)
         self.folder = folder
@@ -88,9 +91,17 @@ def target(request: pytest.FixtureRequest, redis: RedisServer, tmp_path: Path) -
     return Place(request.param, redis, 1, tmp_path / "target")
 
 
-def copy(source: Place, target: Place) -> dict[str, store_whole.Summary]:
+async def copy(source: Place, target: Place) -> dict[str, store_whole.Summary]:
+    def copy() -> dict[str, store_whole.Summary]:
+        with ExitStack() as stack:
+            return store_whole.copy(source.sources(stack), target.targets(stack))
+
+    return await asyncio.to_thread(copy)
+
+
+def held(place: Place) -> dict[str, store_whole.Summary]:
     with ExitStack() as stack:
-        return store_whole.copy(source.sources(stack), target.targets(stack))
+        return {name: store_whole.summarise(each) for name, each in place.sources(stack).items()}
 
 
 async def fill(place: Place) -> None:
@@ -117,7 +128,7 @@ async def test_everything_goes_over_with_its_version_and_end_and_what_follows_is
 ) -> None:
     await fill(source)
     before = source.left()
-    copied = copy(source, target)
+    copied = await copy(source, target)
     assert source.left() == before
     assert {name: each.entries > 3000 for name, each in copied.items()} == dict.fromkeys(NAMES, True)
     for name in NAMES:
@@ -136,12 +147,15 @@ async def test_everything_goes_over_with_its_version_and_end_and_what_follows_is
         await new.close()
 
 
-async def test_there_and_back_it_is_the_same(redis: RedisServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["redis", "sentinels", "cluster"])
+async def test_there_and_back_it_is_the_same(
+    kind: str, request: pytest.FixtureRequest, redis: RedisServer, tmp_path: Path
+) -> None:
     first = Place("sqlite", redis, 0, tmp_path / "first")
-    there = Place("redis", redis, 1, tmp_path / "there")
-    back = Place("sqlite", redis, 2, tmp_path / "back")
+    there = Place("redis", request.getfixturevalue(kind), 0, tmp_path / "there")
+    back = Place("sqlite", redis, 0, tmp_path / "back")
     await fill(first)
-    assert copy(first, there) == copy(there, back)
+    assert await copy(first, there) == await copy(there, back)
     for name in NAMES:
         with (
             closing(sqlite3.connect(first.path(name))) as one,
@@ -159,7 +173,7 @@ async def test_what_is_there_already_is_not_touched(source: Place, target: Place
     await store.close()
     before = target.left()
     with pytest.raises(Problem, match="nothing is overwritten"):
-        copy(source, target)
+        await copy(source, target)
     assert target.left() == before
 
 
@@ -227,9 +241,8 @@ async def test_what_a_killed_copy_leaves_is_told_opened_by_nobody_and_removed_by
     with pytest.raises(Problem, match="interrupted `pilotlight store migrate`"):
         await target.store("registry")
     assert target.left() == left
-    copied = copy(full, target)
-    with ExitStack() as stack:
-        assert {n: store_whole.summarise(s) for n, s in target.sources(stack).items()} == copied
+    copied = await copy(full, target)
+    assert await asyncio.to_thread(held, target) == copied
     assert not [name for name in target.left() if "unfinished" in name or "new" in name]
 
 
@@ -254,7 +267,7 @@ async def test_a_redis_in_use_is_neither_read_nor_filled(redis: RedisServer, tmp
     store = await RedisStore.open(place.url, "registry", owner="a platform")
     for opened in (place.sources, place.targets):
         with ExitStack() as stack, pytest.raises(Problem, match="in use by another platform"):
-            opened(stack)
+            await asyncio.to_thread(opened, stack)
     await store.close()
 
 
@@ -283,12 +296,12 @@ async def test_a_redis_that_an_older_version_has_filled_is_copied_whole(
 ) -> None:
     old, new = Place("redis", redis, 0, tmp_path / "old"), Place("sqlite", redis, 1, tmp_path / "new")
     await fill(old)
-    whole = copy(old, new)
+    whole = await copy(old, new)
     with Redis.from_url(old.url) as client:
         for name in NAMES:
             client.delete(f"{{pilotlight:{name}}}:spaces")  # the first schema had none
             client.set(f"{{pilotlight:{name}}}:schema", "1")
-    assert copy(old, Place("redis", redis, 2, tmp_path / "other")) == whole
+    assert await copy(old, Place("redis", redis, 2, tmp_path / "other")) == whole
 
 
 MEASURED = """

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import redis_groups
 from tests.support.apps import Answer, App, call
-from tests.support.platform import PROGRAM, Up, family, free_port
+from tests.support.platform import PROGRAM, Up, family, free_port, wait_until
 from tests.support.redis_server import RedisServer, running
 
 HANDLER = "def handle(request):\n    return 'here'\n"
@@ -94,3 +95,22 @@ def test_what_redis_may_lose_is_not_guaranteed(tmp_path):
         assert "appendonly" in up.run("doctor").stdout
         assert up.stop() == 0
         assert "Not guaranteed on this machine: acknowledged writes are kept" in up.log.read_text()
+
+
+def test_with_sentinels_a_platform_goes_on_with_another_redis(tmp_path):
+    with (
+        redis_groups.sentinels() as group,
+        Up(tmp_path / "platform", ("--store", group.url())) as up,
+    ):
+        App.make(up, "shop", {"handler.py": HANDLER}).deploy()
+        assert document(up, "PUT", b'{"n": 1}').status == 201
+        assert "min-replicas" in up.run("doctor").stdout
+        redis_groups.copied(group.master())
+        group.master().kill()
+        refused = document(up, "PUT", b"1")
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert call(up, "shop").body == b"here"
+        wait_until(lambda: document(up, "GET").status == 200)
+        assert json.loads(document(up, "GET").body) == {"n": 1}
+        assert up.run("secrets", "set", "NAME", stdin="x").returncode == 0
+        assert up.stop() == 0

@@ -24,7 +24,7 @@ def test_there_are_rows():
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0][:40])
 def test_every_promise_has_a_test_that_exists(row):
-    named = re.findall(r"`([\w/.]+\.py)(?:::(\w+))?`", row[-1])
+    named = re.findall(r"`([\w/.]+\.py)(?:::(?:Test\w+::)?(\w+))?`", row[-1])
     assert named
     assert row[-1] == ", ".join(re.findall(r"`[^`]+`", row[-1])), (
         "there is more than tests in the last column"

@@ -32,6 +32,11 @@ def test_a_thrift_that_is_none_is_refused(text):
         "redis://me:right@127.0.0.1:6379/zero",
         "redis://127.0.0.1:6379/0?password=right",
         "redis://me:right@127.0.0.1:6379/0?decode_responses=yes",
+        "redis://me:right@one,other/0",
+        *(f"redis+sentinel://me:right@127.0.0.1:26379{odd}" for odd in ("", "/", "/pilot/zero", "/a/0?db=1")),
+        "redis+cluster://me:right@127.0.0.1:6379,,127.0.0.2:6379",
+        "redis+cluster://me:right@127.0.0.1:6379?sentinel_password=right",
+        "unix://?db=1",
     ],
 )
 def test_an_address_of_redis_that_is_odd_is_refused_and_its_password_is_not_shown(url: str) -> None:
@@ -47,7 +52,16 @@ def test_an_address_of_redis_that_is_odd_is_refused_and_its_password_is_not_show
         "redis://me:a%2F%40b@127.0.0.1:6379/3",
         "rediss://redis.example.com:6380/0?ssl_ca_certs=/etc/ssl/own.pem",
         "unix:///run/redis.sock?db=1",
+        "redis+sentinel://me:a%2F%40b@one:26379,[::1]:26380,three/my.master-1/2?sentinel_password=a%26b",
+        "rediss+sentinel://one/pilot?ssl_check_hostname=no",
+        "redis+cluster://me:a%2F%40b@one,other:7000",
+        "rediss+cluster://one:6379/0?ssl_ca_certs=/etc/ssl/own.pem",
     ],
 )
 def test_addresses_of_redis(url: str) -> None:
     assert Settings.load({"PILOTLIGHT_STORE": url}).store == url
+
+
+def test_a_cluster_of_redis_has_one_database() -> None:
+    with pytest.raises(Problem, match="a Cluster has database 0 only"):
+        Settings.load({"PILOTLIGHT_STORE": "redis+cluster://127.0.0.1:6379/1"})
