@@ -40,7 +40,7 @@ class RedisHistory:
         self._redis = redis
         self._tag = tag
         self._asking = asking
-        self.counter = tag + b":counter"
+        self.numbers = (tag + b":counter", tag + b":life", tag + b":gaps")
         self._changes = Script(redis, scripts.CHANGES)
         self._latest = Script(redis, scripts.LATEST)
         self._era = ""
@@ -70,13 +70,14 @@ class RedisHistory:
     async def position(self) -> Position:
         """Return where the history is now. Raises Problem `unavailable`."""
         async with self._asking():
-            return Position(self._era, int(await self._redis.get(self.counter) or 0))
+            return Position(self._era, int(await self._redis.get(self.numbers[0]) or 0))
 
     async def changes(self, space: str, after: Position, limit: int) -> Batch:
         """Return changes, as `History.changes` does. Raises Gone, Problem `unavailable`."""
         log = self.log_of(space)
         assert log is not None, f"there is no history of {space}"  # noqa: S101
-        names = [*self.keys(log), self.counter]
+        counter, _, gaps = self.numbers
+        names = [*self.keys(log), counter, gaps]
         number = after.number
         while True:
             async with self._asking():

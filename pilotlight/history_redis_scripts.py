@@ -9,6 +9,43 @@ from typing import Final
 
 from pilotlight.store import PLACE
 
+_SKIPPED: Final = 10**8
+"""Numbers that are left out at least where Redis may have lost the last ones: far more than it can lose."""
+
+# Redis may lose what it has acknowledged: where a replica takes over, where it is started again. It has
+# another replication id then. No number may be given out twice: who has seen one that was lost would take
+# what is new for what is known. So some are left out. How many differs from id to id, which are of chance,
+# for the case that the next one who takes over knows nothing of this one either. KEYS from `at` are the
+# counter; the id with which it was moved last; and the gaps, whose members are the numbers before them, and
+# whose scores are the last ones that were left out
+NUMBERS: Final = f"""
+local function open_numbers(at)
+  local numbers = {{counter = KEYS[at], life = KEYS[at + 1], gaps = KEYS[at + 2]}}
+  numbers.last = tonumber(redis.call('GET', numbers.counter) or '0')
+  numbers.first = numbers.last
+  local id = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+  local known = redis.call('GET', numbers.life)
+  if known ~= id then
+    numbers.id = id
+    if known then numbers.first = numbers.last + {_SKIPPED} * (1 + tonumber(string.sub(id, 1, 2), 16)) end
+  end
+  return numbers
+end
+local function close_numbers(numbers, last)
+  redis.call('SET', numbers.counter, string.format('%.0f', last))
+  if numbers.id then redis.call('SET', numbers.life, numbers.id) end
+  if numbers.first ~= numbers.last then
+    local from, to = string.format('%.0f', numbers.last), string.format('%.0f', numbers.first)
+    redis.call('ZADD', numbers.gaps, to, from)
+  end
+end
+local function give_number(at)
+  local numbers = open_numbers(at)
+  close_numbers(numbers, numbers.first + 1)
+  return numbers.first + 1
+end
+"""
+
 # `log` is the index of the stream in KEYS, behind which is the hash; `bounds` are of changes, bytes, spaces
 RECORD: Final = f"""
 local function trim(stream, about, bounds)
@@ -51,8 +88,8 @@ local function record(bounds, log, number, space, key, what, packed)
 end
 """
 
-# Answers the last number of the store, up to which one the space is trimmed, what was found of it, and up to
-# which number that is all
+# Answers the last number of the store, up to which one the space is trimmed (the last one, for who asks from
+# within a gap), what was found of it, and up to which number that is all
 CHANGES: Final = """
 local space, limit, examined, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local last = redis.call('GET', KEYS[3]) or '0'
@@ -60,6 +97,8 @@ local trimmed = 0
 for _, told in ipairs(redis.call('HMGET', KEYS[2], 'floor', 'trimmed:' .. space)) do
   trimmed = math.max(trimmed, tonumber(told or '0'))
 end
+local gap = redis.call('ZRANGEBYSCORE', KEYS[4], ARGV[1], '+inf', 'LIMIT', 0, 1)[1]
+if gap and tonumber(gap) < tonumber(ARGV[1]) then trimmed = tonumber(last) end
 local entries = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1] .. '-0', '+', 'COUNT', examined)
 local found, size, reached = {}, 0, last
 if #entries == examined then reached = string.match(entries[examined][1], '^%d+') end

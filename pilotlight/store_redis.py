@@ -232,7 +232,7 @@ class RedisStore:
             self._check_open()
             return []
         parts = (b":expiring", b":owner", b":sizes", b":spaces")
-        names = [self._history.counter, *(self._tag + part for part in parts)]
+        names = [*self._history.numbers, *(self._tag + part for part in parts)]
         places: dict[str, int] = {}
         logs: dict[str | None, int] = {None: 0}
         arguments: list[Any] = [self._now(), self._owner, CLAIM, *self._history.bounds]
@@ -268,7 +268,7 @@ class RedisStore:
         async with self._asking():
             names = [self._order(space), self._values(space), self._sizes, self._spaces]
             if (log := self._history.log_of(space)) is not None:
-                names += (self._history.counter, self._history.keys(log)[1])
+                names += (*self._history.numbers, self._history.keys(log)[1])
             await self._dropped(names, [space.encode()])
         self._history.tell([space])
 
@@ -379,7 +379,7 @@ class RedisStore:
                 space = order.removeprefix(self._order("")).decode()
                 names = [expiring, order, self._values(space), self._sizes, self._spaces]
                 if (log := self._history.log_of(space)) is not None:
-                    names += (self._history.counter, *self._history.keys(log))
+                    names += (*self._history.numbers, *self._history.keys(log))
                 await self._swept(names, [self._now(), *self._history.bounds, space.encode(), *its])
         return len(marks) == _SWEEP_BATCH
 

@@ -6,7 +6,7 @@ and its end (a double; 0 for never).
 
 from typing import Final
 
-from pilotlight.history_redis_scripts import RECORD
+from pilotlight.history_redis_scripts import NUMBERS, RECORD
 from pilotlight.store import PLACE
 
 _NOW: Final = """
@@ -98,14 +98,15 @@ WRITE: Final = (
     _NOW
     + _OWN
     + _SIZES
+    + NUMBERS
     + RECORD
     + """
-local found = other(KEYS[3], ARGV[2])
+local found = other(KEYS[5], ARGV[2])
 if found then return {'lost', found} end
-local counter, expiring, sizes, spaces = KEYS[1], KEYS[2], KEYS[4], KEYS[5]
+local expiring, sizes, spaces = KEYS[4], KEYS[6], KEYS[7]
 local bounds = {tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])}
-local last = tonumber(redis.call('GET', counter) or '0')
-local next, standing, versions, steps, kept = last, {}, {}, {}, false
+local numbers = open_numbers(1)
+local next, standing, versions, steps, kept = numbers.first, {}, {}, {}, false
 local function number()
   next = next + 1
   return next
@@ -146,8 +147,8 @@ for at = 7, #ARGV, 9 do
     steps[#steps + 1] = step
   end
 end
-if kept then redis.call('SET', counter, string.format('%.0f', next)) end
-claim(KEYS[3], ARGV[2], ARGV[3])
+if kept then close_numbers(numbers, next) end
+claim(KEYS[5], ARGV[2], ARGV[3])
 for _, step in ipairs(steps) do
   local order, values, key = KEYS[step.place], KEYS[step.place + 1], step.key
   local mark = struct.pack('>I4', #order) .. order .. key
@@ -172,7 +173,7 @@ for _, step in ipairs(steps) do
     if step.deletion then record(bounds, step.log, step.deletion, step.space, key, 'deleted', '') end
   end
 end
-if next ~= last and not kept then redis.call('SET', counter, string.format('%.0f', next)) end
+if next ~= numbers.first and not kept then close_numbers(numbers, next) end
 return {'written', versions}
 """
 )
@@ -185,13 +186,15 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.17g', now),
 """
 )
 
-# ARGV[2] to [4] are the bounds of the log, ARGV[5] the space; KEYS[6] is the counter where there is a history
+# ARGV[2] to [4] are the bounds of the log, ARGV[5] the space; KEYS[6] to [8] are for numbers where there is a
+# history, behind them its stream and the hash about it
 SWEEP: Final = (
     _NOW
     + _SIZES
+    + NUMBERS
     + RECORD
     + """
-local expiring, order, values, sizes, spaces, counter = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local expiring, order, values, sizes, spaces = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local bounds = {tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])}
 for i = 6, #ARGV do
   local mark = ARGV[i]
@@ -204,24 +207,27 @@ for i = 6, #ARGV do
       shrink(sizes, spaces, order, values, key)
       redis.call('ZREM', order, key)
       redis.call('HDEL', values, key)
-      if counter then record(bounds, 7, redis.call('INCR', counter), ARGV[5], key, 'expired', '') end
+      if KEYS[6] then record(bounds, 9, give_number(6), ARGV[5], key, 'expired', '') end
     end
   end
 end
 """
 )
 
-# KEYS[5] is the counter where there is a history, [6] the hash about the log, ARGV[1] the space
-DROP: Final = """
+# KEYS[5] to [7] are for numbers where there is a history, [8] is the hash about the log, ARGV[1] the space
+DROP: Final = (
+    NUMBERS
+    + """
 local order, values, sizes, spaces = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 redis.call('UNLINK', order, values)
 redis.call('HDEL', sizes, order)
 redis.call('ZREM', spaces, order)
 if KEYS[5] then
-  local number = redis.call('INCR', KEYS[5])
-  redis.call('HSET', KEYS[6], 'trimmed:' .. ARGV[1], number, 'last:' .. ARGV[1], number)
+  local at = string.format('%.0f', give_number(5))
+  redis.call('HSET', KEYS[8], 'trimmed:' .. ARGV[1], at, 'last:' .. ARGV[1], at)
 end
 """
+)
 
 # Answers what a part of the spaces takes, and the one behind which to go on where it has not seen all
 SIZE: Final = """

@@ -33,7 +33,8 @@ class _Whole:
         self._order, self._values = tag + b":order:", tag + b":values:"
         self._sizes, self._spaces = tag + b":sizes", tag + b":spaces"
         self._counter, self._expiring = tag + b":counter", tag + b":expiring"
-        self._owned, self._schema, self._era = tag + b":owner", tag + b":schema", tag + b":era"
+        self._history = [tag + b":life", tag + b":gaps", tag + b":era"]
+        self._owned, self._schema = tag + b":owner", tag + b":schema"
         self._mark = b"{pilotlight:registry}:schema"
         self._claimed = Script(self._redis, store_redis_scripts.CLAIMED)
         self._given_up = Script(self._redis, store_redis_scripts.GIVEN_UP)
@@ -168,7 +169,7 @@ class RedisTarget(_Whole):
                 self._claim()
                 space = order.removeprefix(self._order)
                 self._command("UNLINK", order, self._values + space)
-            self._command("UNLINK", self._expiring, self._counter, self._sizes, self._spaces, self._era)
+            self._command("UNLINK", self._expiring, self._counter, self._sizes, self._spaces, *self._history)
             self._command("UNLINK", self._schema)
 
     def begin(self, last: int) -> None:

@@ -21,6 +21,7 @@ from pilotlight.store_redis import RedisStore
 from pilotlight.store_sqlite import SqliteStore
 from pilotlight.stores import FollowedStore
 from tests.support.clock import Clock
+from tests.support.redis_groups import ask
 from tests.support.redis_server import RedisServer, running
 
 Open = Callable[..., Awaitable[FollowedStore]]
@@ -387,6 +388,32 @@ class TestInRedis:
             await store.write([delete("k"), delete("l")])
             assert shown(await read(store, start)) == [("k", None), ("l", None)]
             await client.aclose()
+            await store.close()
+
+    async def test_who_has_seen_what_redis_has_lost_is_told_and_others_go_on(self) -> None:
+        with tempfile.TemporaryDirectory() as folder, running(Path(folder), appendonly="no") as server:
+            store = await RedisStore.open(server.url(), "a", log_of=log_of)
+            start = await store.position()
+            await store.write([put("kept")])
+            kept = await store.position()
+            for lives in range(3):
+                ask(server, "SAVE")
+                await store.write([put("lost"), delete("lost")])
+                lost = await store.position()
+                server.kill()
+                with pytest.raises(Problem):
+                    await store.position()
+                server.start(appendonly="no")
+                assert await read(store, kept) == []
+                with pytest.raises(Gone):
+                    await store.changes("a/s", lost)
+                await store.write([put(f"{number}") for number in range(5)])
+                await store.drop("a/t")
+                with pytest.raises(Gone):
+                    await store.changes("a/s", lost)
+                assert shown(await read(store, kept)) == [(f"{number}", b"v") for number in range(5)]
+                assert len(await read(store, start)) == 1 + 5 * (lives + 1)
+                kept = await store.position()
             await store.close()
 
     async def test_one_of_an_older_version_is_brought_to_one_that_such_a_version_refuses(

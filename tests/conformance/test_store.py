@@ -727,6 +727,22 @@ class TestInRedis:
             assert (await store.write([put("k", b"w", expect=version)]))[0] > version
             await store.close()
 
+    async def test_a_version_that_redis_has_lost_is_not_used_again(self) -> None:
+        with tempfile.TemporaryDirectory() as folder, running(Path(folder), appendonly="no") as server:
+            store = await RedisStore.open(server.url(), "a")
+            [first] = await store.write([put("k")])
+            ask(server, "SAVE")
+            lost = [*await store.write([put("k")]), *await store.write([put("l")])]
+            server.kill()
+            with pytest.raises(Problem):
+                await store.get("s", "k")
+            server.start(appendonly="no")
+            assert await store.get("s", "k") == Entry("k", b"v", first)
+            versions = await store.write([put("k"), put("l")]) + await store.write([put("m")])
+            assert versions == sorted(set(versions))
+            assert versions[0] > max(lost)
+            await store.close()
+
     @pytest.mark.parametrize(
         ("setting", "value", "said"),
         [
