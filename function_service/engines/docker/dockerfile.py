@@ -7,7 +7,7 @@ each on one line, and every image is named by its id, as it was looked at.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -40,7 +40,7 @@ _KNOWN: Final = frozenset(
 _INSTRUCTION: Final = re.compile(r"([A-Za-z]+)(?:[ \t]+(.*))?")
 _DIRECTIVE: Final = re.compile(r"#[ \t]*escape[ \t]*=", re.IGNORECASE)
 _FROM: Final = re.compile(r"(\S+)(?:[ \t]+AS[ \t]+([A-Za-z0-9][A-Za-z0-9_.-]*))?", re.IGNORECASE)
-_COPY_FROM: Final = re.compile(r"(?:--\S+[ \t]+)*?--from=(\S+)")
+_OPTION: Final = re.compile(r"--(chown|from)=([A-Za-z0-9_.:/@${}-]+)")  # nothing that could be read otherwise
 _VARIABLE: Final = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 _ARGUMENT: Final = re.compile(r"([A-Za-z_]\w*)=(\"[^\"\\$]*\"|'[^'\\$]*'|[^\s\"'\\$]*)")
 _IMAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:@-]{0,399}")
@@ -92,23 +92,23 @@ def read(text: str) -> Recipe:
     if len(found) > _MOST:
         raise Mistaken(f"It has {len(found)} instructions; at most {_MOST} may be in one.")
     arguments: dict[str, str] = {}
-    stages: set[str] = set()
+    stages: list[str] = []  # their names, the present one last
     judged = []
-    count = 0
     for each in found:
         instruction = each
         match each.word:
-            case "ARG" if not count:
+            case "ARG" if not stages:
                 arguments |= _argument(each)
             case "FROM":
                 instruction = replace(each, rest=_substituted(each, arguments))
                 image, stage = _from(instruction)
                 if image != _EMPTY and image.lower() not in stages:
                     instruction = replace(instruction, image=image)
-                stages |= {stage.lower(), str(count)}
-                count += 1
-            case "COPY" if (named := _COPY_FROM.match(each.rest)) and named[1].lower() not in stages:
-                instruction = replace(each, image=_image(each, named[1]))
+                stages.append(stage.lower())
+            case "COPY":
+                named, _ = _options(each, "chown", "from")
+                if "from" in named and not _is_stage(named["from"], stages[:-1]):
+                    instruction = replace(each, image=_image(each, named["from"]))
             case "ADD":
                 _judge_add(each)
             case "RUN" if each.rest.startswith("--"):
@@ -134,8 +134,8 @@ def _instructions(text: str) -> list[Instruction]:
             raise Mistaken(f"Line {number}: another escape character than \\ is for Windows. Leave it out.")
         if not stripped or stripped.startswith("#"):
             continue
-        if any(ord(character) < 32 and character != "\t" for character in stripped):
-            raise Mistaken(f"Line {number}: there is a control character in it. Take it out.")
+        if any((ord(each) < 32 or each.isspace()) and each not in " \t" for each in stripped):
+            raise Mistaken(f"Line {number}: there is a control character or an odd space in it. Take it out.")
         goes_on = body.endswith("\\")
         first = first if begun else number
         begun += body[:-1] if goes_on else body
@@ -195,12 +195,34 @@ def _image(instruction: Instruction, name: str) -> str:
     return name
 
 
+def _is_stage(name: str, done: Sequence[str]) -> bool:
+    """Tell whether COPY takes this for a stage that was built before, given the names of these."""
+    return name.lower() in done or name in map(str, range(len(done)))
+
+
+def _options(instruction: Instruction, *known: str) -> tuple[dict[str, str], str]:
+    """Return the options before the paths, and the rest. Raises Mistaken.
+
+    dockerd takes quotes and backslashes out of them, and some bytes of letters for spaces.
+    """
+    found: dict[str, str] = {}
+    rest = instruction.rest
+    while rest.startswith("--"):
+        word, _, rest = rest.replace("\t", " ").partition(" ")
+        rest = rest.lstrip(" ")
+        option = _OPTION.fullmatch(word)
+        if option is None or option[1] not in known or option[1] in found:
+            takes = " and ".join(f"--{name}=…" for name in known)
+            why = f"{word[:40]!r} is no option here. {instruction.word} takes {takes}, each once, unquoted"
+            raise _wrong(instruction, why)
+        found[option[1]] = option[2]
+    return found, rest
+
+
 def _judge_add(instruction: Instruction) -> None:
     """Refuse an ADD that could fetch something: dockerd would do that, wherever it can get."""
-    words = instruction.rest.split()
-    while words and words[0].startswith("--"):
-        words.pop(0)
-    rest = " ".join(words)
+    _, rest = _options(instruction, "chown")
+    words = rest.split()
     if rest.startswith("["):
         try:
             words = [str(word) for word in json.loads(rest)]

@@ -66,11 +66,45 @@ def test_a_stage_is_no_image():
         "INCLUDE http://localhost/",
         "RUN true\x0bADD http://localhost/ /x",
         "RUN true\rADD http://localhost/ /x",
+        "ADD --chown=0:0\xe0http://localhost/ /x",  # the second byte of that letter is a space to dockerd
+        "ADD --chown=0:0\xa0http://localhost/ /x",
+        'ADD "--chown=0:0" http://localhost/ /x',
+        "ADD --from=a http://localhost/ /x",
     ],
 )
 def test_what_would_fetch_or_gain_something_is_refused(line):
     with pytest.raises(Mistaken, match=r"^Line \d+: "):
         read(f"FROM a\n{line}\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'COPY --"from"=b /x /x',
+        "COPY --fr\\om=b /x /x",
+        "COPY --'from=b' /x /x",
+        'COPY --chown="0:0 " --from=b /x /x',
+        "COPY --chown=0:0\\ --from=b /x /x",
+        "COPY --chown=0:0\xe0--from=b /x /x",
+        "COPY \u3000--from=b /x /x",
+        "COPY -- --from=b /x /x",
+        "COPY --from=a --from=b /x /x",
+        "COPY --from=$B /x /x",
+        "COPY --from= /x /x",
+        "COPY --chmod=755 --from=b /x /x",
+    ],
+)
+def test_no_image_is_named_in_a_way_that_only_dockerd_understands(line):
+    with pytest.raises(Mistaken, match=r"^Line 2: "):
+        read(f"FROM a\n{line}\n")
+
+
+def test_what_dockerd_does_not_take_for_a_stage_is_an_image():
+    assert read("FROM scratch\nFROM 0\n").images == ("0",)
+    assert read("FROM scratch AS cafe\nCOPY --from=cafe /x /x\n").images == ("cafe",)  # it is not done yet
+    assert read("FROM scratch\nCOPY --from=0 /x /x\n").images == ("0",)
+    assert read("FROM scratch\nCOPY --from=1 /x /x\nFROM scratch\n").images == ("1",)
+    assert read("FROM scratch AS one\nFROM scratch\nCOPY --from=00 /x /x\n").images == ("00",)
 
 
 @pytest.mark.parametrize(
