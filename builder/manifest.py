@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from function_service.contract import Access, FunctionConfig
+from pilotlight import image_names
 from pilotlight.ids import NAME_RULE, is_name
 from pilotlight.problems import Problem
 from pilotlight.settings import parse_duration, parse_size
@@ -25,12 +26,6 @@ _HOST = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)*{_LABEL}")
 _RESERVED = frozenset({"PORT", "HTTPS_PROXY", "https_proxy"})
 _MAX_ENV_VALUE = 32 << 10
 _MAX_LIST = 100
-_MAX_IMAGE = 400
-_IMAGE = re.compile(
-    r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]+)?/)?"  # a registry
-    r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"
-    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
-)
 
 
 class _Unexpected(Exception):  # noqa: N818  an answer, not a fault
@@ -129,9 +124,11 @@ def _runtime(value: Any) -> str:
 
 
 def _image(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > _MAX_IMAGE or _IMAGE.fullmatch(value) is None:
-        raise _Unexpected('the name of an image, such as "python:3.12-slim"')
-    return value
+    try:
+        image_names.read(value if isinstance(value, str) else "")
+    except ValueError:
+        raise _Unexpected(image_names.EXPECTED) from None
+    return str(value)
 
 
 def is_destination(text: str) -> bool:

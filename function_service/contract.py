@@ -52,6 +52,7 @@ class Image(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
     env: dict[str, str] = {}  # what the image sets
     command: tuple[str, ...] = ()  # ENTRYPOINT and CMD
     folder: str = ""  # in which it runs
+    bases: tuple[str, ...] = ()  # the images that the Dockerfile names
 
 
 class Revision(Struct, frozen=True, kw_only=True):

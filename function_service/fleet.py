@@ -390,6 +390,7 @@ class Fleet:
 
     async def _cold_start(self, revision: Revision, wait: float, logs: LogBook | None) -> Instance:
         try:
+            images.check(self._engine, revision)
             self._know_image(revision)
             async with self._fetching(revision):
                 instance = await coldstart.run(
@@ -411,8 +412,7 @@ class Fleet:
         return instance
 
     def _know_image(self, revision: Revision) -> None:
-        """Have the pool know what a revision runs in. Raises Problem where this engine has no images."""
-        images.check(self._engine, revision)
+        """Have the pool know what a revision runs in."""
         if revision.image is not None:
             self._pool.know(interpreters.of_image(revision.image))
 
@@ -501,8 +501,8 @@ class Fleet:
         stale = [i for i in self.all() if i.function not in live or live[i.function].id != i.revision.id]
         self.drain(stale, "another revision is live")
         self._keeper.live(list(live.values()), clock.steady())
-        if self._engine.images is not None:
-            for revision in live.values():
+        for revision in live.values():
+            if not images.refusal(self._engine, revision):
                 self._know_image(revision)
         self._retry_at.clear()
         self._demote()

@@ -1,6 +1,7 @@
 """The images that functions name: found by the engine, and asked what they have for a runtime."""
 
 import contextlib
+import logging
 import shlex
 from collections.abc import AsyncGenerator, Iterable
 
@@ -10,6 +11,7 @@ from function_service.printed import printed
 from pilotlight.problems import Problem
 from runtimes.declaration import Interpreter, Probe, Runtime, load_all
 
+_log = logging.getLogger(__name__)
 _PROBE_WITHIN = 60.0  # seconds
 _NOT_FOUND = (126, 127)  # the exit codes of what could not be started
 _BY_DOCKERFILE = "Dockerfile"
@@ -23,14 +25,34 @@ def source(engine: Engine) -> ImageSource:
     return engine.images
 
 
-def check(engine: Engine, revision: Revision) -> None:
-    """Raise Problem `init-failed` where a revision needs an image, and the engine has none."""
-    if revision.image is not None and engine.images is None:
-        raise Problem(
-            "init-failed",
-            f"{revision.config.name!r} runs in the image {revision.image.name}, which takes Docker, and this "
-            "platform runs without it now. Start it with --engine docker, or push without `image`.",
+def refusal(engine: Engine, revision: Revision) -> str:
+    """Return why a revision can't be started for the image that it needs; empty where it can."""
+    image = revision.image
+    if image is None:
+        return ""
+    if engine.images is None:
+        return (
+            f"{revision.config.name!r} runs in the image {image.name}, which takes Docker, and this platform "
+            "runs without it now. Start it with --engine docker, or push without `image`."
         )
+    named = image.bases if image.name == _BY_DOCKERFILE else (image.name,)
+    why = next((why for name in named if (why := engine.images.refusal(name))), "")
+    return why and f"{revision.config.name!r} is not started any more: {why}"
+
+
+def check(engine: Engine, revision: Revision) -> None:
+    """Raise Problem `init-failed` where there is a refusal."""
+    why = refusal(engine, revision)
+    if why:
+        raise Problem("init-failed", why)
+
+
+def tell_refused(engine: Engine, revisions: Iterable[Revision]) -> None:
+    """Log which functions can't be started for their images, such as those permitted no more."""
+    for revision in revisions:
+        why = refusal(engine, revision)
+        if why:
+            _log.warning("action=refused function=%s detail=%r", revision.config.name, why)
 
 
 async def resolve(engine: Engine, name: str, runtime: str) -> AsyncGenerator[Output | Image, None]:
@@ -71,6 +93,7 @@ async def build(engine: Engine, order: ImageBuild) -> AsyncGenerator[Output | Im
                         env=item.env,
                         command=item.command,
                         folder=item.folder,
+                        bases=item.bases,
                     )
 
 

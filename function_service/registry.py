@@ -282,8 +282,13 @@ class Registry:
         return msgspec.structs.replace(of_function[id_], commit=commit, created=created)
 
     @_change
-    async def rollback(self, function: str, revision: str | None) -> Revision:
-        """Make a former revision live. Raises Problem `not-found`, `unknown-function`."""
+    async def rollback(
+        self, function: str, revision: str | None, check: Callable[[Revision], None] | None = None
+    ) -> Revision:
+        """Make a former revision live that passes the check.
+
+        Raises Problem `not-found`, `unknown-function`, and what the check does.
+        """
         present = self.live(function)
         known = self.kept(function)
         if revision is None:
@@ -298,6 +303,8 @@ class Registry:
                     f"{function!r} has no revision {revision!r}. It has {', '.join(r.id for r in known)}.",
                 )
             wanted = fitting[0]
+        if check is not None:
+            check(wanted)
         record = self.owner(function)
         if record is None:
             raise Problem("unknown-function", f"{function!r} was deleted meanwhile.")

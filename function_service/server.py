@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import runtimes.declaration
-from function_service import policies
+from function_service import images, policies
 from function_service.audit import AuditLog
 from function_service.contract import PLATFORM, Builds, Control, Invocations, Scope, Vault
 from function_service.engines import choosing
@@ -90,9 +90,9 @@ def _docker(settings: Settings, data: DataFolder) -> Maker:
     from function_service.engines.docker.engine import DockerEngine
 
     runtime, debug = settings.docker_runtime, settings.debug == "yes"
-    dockerfiles = settings.dockerfiles == "yes"
+    dockerfiles, named = settings.dockerfiles == "yes", settings.images
     return lambda _, interpreters: DockerEngine(
-        data, interpreters, runtime=runtime, debug=debug, dockerfiles=dockerfiles
+        data, interpreters, runtime=runtime, debug=debug, dockerfiles=dockerfiles, images=named
     )
 
 
@@ -147,6 +147,7 @@ async def running(settings: Settings, data: DataFolder, make: Maker) -> AsyncIte
         stack.push_async_callback(fleet.close)
         fleet.take_over(survivors)
         garbage.fleet, garbage.images = fleet, engine.images
+        images.tell_refused(engine, registry.all_live())
         if registry.apps:  # else the registry may be lost, and what others need be taken for garbage
             await garbage.collect()
         metrics = Metrics()

@@ -297,7 +297,11 @@ class ControlDoor:
         return await self._audit.during("function.rollback", by, work, details)
 
     async def _rollback(self, function: str, revision: str | None, details: dict[str, object]) -> Revision:
-        wanted = await self._registry.rollback(function, revision)
+        def check(former: Revision) -> None:
+            if why := images.refusal(self._engine, former):
+                raise Problem("conflict", why)
+
+        wanted = await self._registry.rollback(function, revision, check)
         details["revision"] = wanted.id
         self._invocations.publish()
         return wanted

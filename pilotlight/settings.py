@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
-from pilotlight import redis_address
+from pilotlight import image_names, redis_address
 from pilotlight.problems import Problem
 
 _UNITS = {"": 1, "B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
@@ -103,6 +103,11 @@ def _store(text: str) -> str:
     return text
 
 
+def _images(text: str) -> str:
+    image_names.patterns(text)
+    return text.strip()
+
+
 def _file(text: str) -> str:
     return str(Path(text).expanduser().absolute()) if text else ""
 
@@ -165,6 +170,12 @@ class Settings:
         "no",
         _one_of("no", "yes"),
         "whether Docker builds functions by their Dockerfile, as root of its containers: no or yes",
+    )
+    images: str = _setting(
+        "",
+        _images,
+        "the images that functions may name, such as 'python:*,registry.example.com/team/*', pulled where "
+        "they are missing (default: those on this machine)",
     )
     store: str = _setting(
         "sqlite",

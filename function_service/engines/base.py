@@ -80,13 +80,15 @@ class Survivor:
 class FoundImage:
     """An image that is on this machine, and what it sets.
 
-    `command` and `folder` are there where it was built for a function, and are what it runs, and where.
+    `command` and `folder` are there where it was built for a function, and are what it runs, and where;
+    `bases` are the images that its Dockerfile names.
     """
 
     id: str
     env: dict[str, str]
     command: tuple[str, ...] = ()
     folder: str = "/"
+    bases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,18 +114,22 @@ class KnownImage:
 class ImageSource(Protocol):
     """The images of an engine: interpreters whose `image` is the id of one of them can be given to it."""
 
-    def find(self, name: str) -> AsyncGenerator[Output | FoundImage, None]:
-        """Look for an image by its name or id, pull it where it is not there; yield how that goes, then it.
+    def refusal(self, name: str) -> str:
+        """Return why the operator does not permit functions to name this image; empty where he does."""
+        ...
 
-        Raises Problem `build-failed`. It ends when the stream is left.
+    def find(self, name: str) -> AsyncGenerator[Output | FoundImage, None]:
+        """Look for an image by its name, pull it where it is not there; yield how that goes, then it.
+
+        Raises Problem `build-failed`, also where it is not permitted. It ends when the stream is left.
         """
         ...
 
     def build(self, order: ImageBuild) -> AsyncGenerator[Output | FoundImage, None]:
         """Build an image by a Dockerfile unless the same was built already; yield what is printed, then it.
 
-        Raises Problem `build-failed`, `invalid-request` where the operator does not permit it. It ends when
-        the stream is left.
+        Raises Problem `build-failed`, also where it names an image that is not permitted, `invalid-request`
+        where the operator permits no builds. It ends when the stream is left.
         """
         ...
 

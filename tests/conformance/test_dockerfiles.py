@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from function_service.contract import Image, ImageBuild, Output
 from function_service.engines.docker import litter
-from function_service.engines.docker.dockerfiles import REPOSITORY
+from function_service.engines.docker.permitted import BUILT
 from pilotlight.problems import Problem
 from tests.support import images
 from tests.support import service as support
@@ -49,13 +49,14 @@ def base() -> Iterator[str]:
 async def service(base: str) -> AsyncIterator[Service]:
     label = ""
     try:
-        async with support.running(DOCKER, environment={"PILOTLIGHT_DOCKERFILES": "yes"}) as running:
+        allowed = {"PILOTLIGHT_DOCKERFILES": "yes", "PILOTLIGHT_IMAGES": "pilotlight-test-*,localhost:9/**"}
+        async with support.running(DOCKER, environment=allowed) as running:
             label = running.data.label
             yield running
     finally:
         with images.client() as api:  # what functions need outlives the service, and this one comes no more
             wanted = {"label": f"{litter.LABEL}={label}"}
-            for each in api.images(name=REPOSITORY, filters=dict(wanted)):
+            for each in api.images(name=BUILT, filters=dict(wanted)):
                 for tag in each["RepoTags"]:
                     images.remove(api, tag)
             assert api.images(all=True, filters=wanted) == []
@@ -197,6 +198,10 @@ async def test_a_step_that_fails_is_the_cause_and_nothing_is_left(service: Servi
         (f"FROM {BASE}\nRUN echo\n", {}, "neither CMD nor ENTRYPOINT"),
         ("FROM localhost:9/pilotlight-test/nowhere\nCMD x\n", {}, "can't be pulled"),
         (f"FROM {BASE}\nADD http://127.0.0.1:8080/ /x\n{SERVING}", {}, "Line 2: ADD"),
+        ("FROM pilotlight-evil\nCMD x\n", {}, "image pilotlight-evil is not among those"),
+        (f"ARG B=debian\nFROM {BASE}\nFROM $B:12\nCMD x\n", {}, "image debian:12 is not among those"),
+        (f"FROM {BASE}\nCOPY --from=debian /etc /x\nCMD x\n", {}, "image debian is not among those"),
+        (f"FROM {BASE}\nFROM 0\nCMD x\n", {}, "image 0 is not among those"),
         (f"FROM {BASE}\nCOPY ../../etc/shadow /x\n{SERVING}", {}, "shadow"),
     ],
 )
@@ -254,7 +259,7 @@ async def test_an_image_goes_with_the_last_revision_that_needs_it(service: Servi
     await service.client.control.delete_function("fleeting")
     async with asyncio.timeout(100):
         with images.client() as api:
-            while [each for each in api.images(name=REPOSITORY) if each["Id"] == gone.id]:
+            while [each for each in api.images(name=BUILT) if each["Id"] == gone.id]:
                 await asyncio.sleep(0.2)
             assert api.inspect_image(kept.id)["RepoTags"]
     assert (await get(service, "staying"))[0] == 404

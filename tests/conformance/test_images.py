@@ -43,7 +43,8 @@ def guest() -> Iterator[str]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(guest: str) -> AsyncIterator[Service]:
     with images.imported(WITH_PYTHON, images.of_python(), ("ENV OF_IMAGE=yes",)):
-        async with support.running(DOCKER) as running:
+        listed = {"PILOTLIGHT_IMAGES": "pilotlight-test-*,localhost:9/**"}
+        async with support.running(DOCKER, environment=listed) as running:
             yield running
 
 

@@ -24,7 +24,9 @@ from function_service.contract import ImageBuild, Output
 from function_service.engines.base import FoundImage, KnownImage, MadeImage
 from function_service.engines.docker import bases, context, daemon, litter
 from function_service.engines.docker.daemon import Daemon
+from function_service.engines.docker.dockerfile import Recipe
 from function_service.engines.docker.images import Images
+from function_service.engines.docker.permitted import BUILT, Permitted
 from pilotlight.problems import Problem
 
 if TYPE_CHECKING:
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-REPOSITORY: Final = "pilotlight-function"
 _LOOK: Final = 2.0  # seconds between two looks at what a build has written
 _SPARE: Final = 256 << 20  # bytes that a build must leave free on Docker's disk
 _LONGEST: Final = 8 << 10  # characters of a line
@@ -57,11 +58,15 @@ class _Watched:
 class Dockerfiles:
     """The images that the functions of one data folder have built, which carries `label`."""
 
-    def __init__(self, daemon: Daemon, images: Images, label: str, *, permitted: bool) -> None:
+    def __init__(
+        self, daemon: Daemon, images: Images, label: str, permitted: Permitted, *, builds: bool
+    ) -> None:
+        """`builds` says whether the operator permits builds."""
         self._daemon = daemon
         self._images = images
         self._label = label
         self._permitted = permitted
+        self._builds = builds
         self._turn = asyncio.Lock()
         self._root = Path("/")  # of Docker's files
         self._kinds = {"host": "platform", label: "dockerfile", bases.kind(label): "base"}
@@ -71,16 +76,21 @@ class Dockerfiles:
         self._root = Path(root)
         await self._sweep()
 
+    def refusal(self, name: str) -> str:
+        """Return why functions may not name an image (see ImageSource)."""
+        return self._permitted.refusal(name)
+
     def find(self, name: str) -> AsyncGenerator[Output | FoundImage, None]:
         """Look for an image that a function names (see ImageSource)."""
-        return self._images.find(name)
+        full = self._permitted.full(name)
+        return self._images.find(full, name, self._permitted.absent(name))
 
     async def made(self) -> list[MadeImage]:
         """List the images that go when no revision needs them (see ImageSource)."""
         nameless = {"label": f"{litter.LABEL}={bases.kind(self._label)}", "dangling": True}
 
         def work(client: Any) -> list[dict[str, Any]]:
-            built = client.images(name=REPOSITORY, filters={"label": f"{litter.LABEL}={self._label}"})
+            built = client.images(name=BUILT, filters={"label": f"{litter.LABEL}={self._label}"})
             return [*built, *client.images(filters=nameless)]
 
         found = await self._daemon.call(work)
@@ -112,7 +122,7 @@ class Dockerfiles:
             for each in client.images():
                 if each["Id"] == image:
                     names = litter.names(each)
-                    ours = [name for name in names if name.startswith(f"{REPOSITORY}:")]
+                    ours = [name for name in names if name.startswith(f"{BUILT}:")]
                     return all(litter.remove(client, name) for name in (ours if names else [image]))
             return True
 
@@ -120,42 +130,46 @@ class Dockerfiles:
 
     async def build(self, order: ImageBuild) -> AsyncGenerator[Output | FoundImage, None]:
         """Build one, unless it is there (see ImageSource)."""
-        if not self._permitted:
+        if not self._builds:
             raise Problem(
                 "invalid-request",
                 "this platform builds by no Dockerfile, whose steps run as root of Docker's containers. "
                 "Its operator can permit that: --dockerfiles yes, see docs/SECURITY.md.",
             )
-        name = f"{REPOSITORY}:{self._label}-{order.digest}"
+        recipe = await asyncio.to_thread(context.recipe, Path(order.folder))
+        for image in recipe.images:
+            self._permitted.full(image)
+        name = f"{BUILT}:{self._label}-{order.digest}"
         with contextlib.suppress(docker.errors.ImageNotFound):
-            yield await self._found(name)
+            yield await self._found(name, recipe)
             return
         if self._turn.locked():
             yield Output("Another image is being built; waiting for it")
         async with self._turn:
             try:
-                async with contextlib.aclosing(self._build(order, name)) as items:
+                async with contextlib.aclosing(self._build(order, recipe, name)) as items:
                     async for item in items:
                         yield item
             finally:
                 await self._sweep()
 
-    async def _found(self, name: str) -> FoundImage:
+    async def _found(self, name: str, recipe: Recipe) -> FoundImage:
         image = await self._images.inspect(name)
         if not image.command:
             raise Problem(
                 "build-failed",
                 'neither CMD nor ENTRYPOINT says what to run. Add CMD ["PROGRAM"] that serves HTTP on $PORT.',
             )
-        return FoundImage(image.id, image.env, image.command, image.folder)
+        return FoundImage(image.id, image.env, image.command, image.folder, recipe.images)
 
-    async def _build(self, order: ImageBuild, name: str) -> AsyncGenerator[Output | FoundImage, None]:
+    async def _build(
+        self, order: ImageBuild, recipe: Recipe, name: str
+    ) -> AsyncGenerator[Output | FoundImage, None]:
         folder = Path(order.folder)
-        recipe = await asyncio.to_thread(context.recipe, folder)
         ids: dict[str, str] = {}
         base = 0
         for image in recipe.images:
-            async with contextlib.aclosing(self._images.find(image)) as items:
+            async with contextlib.aclosing(self.find(image)) as items:
                 async for item in items:
                     if isinstance(item, FoundImage):
                         ids[image] = item.id
@@ -176,7 +190,7 @@ class Dockerfiles:
             finally:
                 await self._clear(watched)
         try:
-            found = await self._found(name)
+            found = await self._found(name, recipe)
             if (await self._images.inspect(found.id)).size - base > order.growth:
                 raise _too_large(order)
         except Problem:

@@ -32,6 +32,7 @@ from function_service.engines.docker.guest import Root
 from function_service.engines.docker.image import HostImage
 from function_service.engines.docker.images import Images
 from function_service.engines.docker.mounter import Mounter
+from function_service.engines.docker.permitted import Permitted
 from function_service.engines.embedded import cgroup, container, debug, jobs
 from function_service.engines.embedded import sandbox as inside
 from function_service.engines.embedded.channel import Channel
@@ -86,10 +87,11 @@ class DockerEngine:
         runtime: str = "",
         debug: bool = False,
         dockerfiles: bool = False,
+        images: str = "",
     ) -> None:
         """`runtime` is an OCI runtime that dockerd knows. With `debug`, debuggers get at instances.
 
-        `dockerfiles` permits images to be built.
+        `dockerfiles` permits images to be built, `images` is the list of those that functions may name.
         """
         self._data = data
         self._interpreters = interpreters
@@ -99,7 +101,9 @@ class DockerEngine:
         self._daemon = Daemon(data.label)
         self._image = HostImage(self._daemon)
         self._images = Images(self._daemon)
-        self._dockerfiles = Dockerfiles(self._daemon, self._images, data.label, permitted=dockerfiles)
+        self._dockerfiles = Dockerfiles(
+            self._daemon, self._images, data.label, Permitted(images), builds=dockerfiles
+        )
         self._mounter = Mounter()
         self._grants = Grants(data.socket("listeners"))
         self._users = Users(0, 0)

@@ -60,13 +60,21 @@ class Images:
         detail = f"The image {image[:19]} that it runs in is not on this machine any more."
         return Problem("init-failed", f"{detail} Push the function again, which looks for the image anew.")
 
-    async def find(self, name: str) -> AsyncGenerator[Output | FoundImage, None]:
-        """Look for an image, else pull it (see ImageSource)."""
+    async def find(
+        self, name: str, shown: str = "", absent: Problem | None = None
+    ) -> AsyncGenerator[Output | FoundImage, None]:
+        """Look for an image, else raise `absent`, or pull it where that is None (see ImageSource).
+
+        It is called `shown` where that is not empty.
+        """
+        shown = shown or name
         try:
             found = await self.inspect(name)
         except docker.errors.ImageNotFound:
-            yield Output(f"The image {name} is not on this machine; pulling it")
-            async with contextlib.aclosing(self._pull(name)) as lines:
+            if absent is not None:
+                raise absent from None
+            yield Output(f"The image {shown} is not on this machine; pulling it")
+            async with contextlib.aclosing(self._pull(name, shown)) as lines:
                 async for line in lines:
                     yield Output(line)
             found = await self.inspect(name)
@@ -74,12 +82,12 @@ class Images:
         if found.platform != own:
             raise Problem(
                 "build-failed",
-                f"The image {name} is for {found.platform}, and this machine is {own}. "
-                f"Name one for it, or fetch it: docker pull --platform {own} {name}",
+                f"The image {shown} is for {found.platform}, and this machine is {own}. "
+                f"Name one for it, or fetch it: docker pull --platform {own} {shown}",
             )
         yield FoundImage(found.id, found.env)
 
-    async def _pull(self, name: str) -> AsyncGenerator[str, None]:
+    async def _pull(self, name: str, shown: str) -> AsyncGenerator[str, None]:
         """Pull an image; yield what there is to tell of it. Raises Problem `build-failed`.
 
         Whoever leaves it goes on at once. Its thread may hang at the registry for a while: it keeps its place
@@ -107,7 +115,7 @@ class Images:
         try:
             while (event := await events.get()) is not None:
                 if "error" in event:
-                    raise _not_pulled(name, str(event["error"]))
+                    raise _not_pulled(shown, str(event["error"]))
                 status, of = str(event.get("status", "")), event.get("id")
                 yield status if of is None else f"{of}: {status}"
             await pulling
