@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.apps import App, call
-from tests.support.platform import Up
+from tests.support.platform import Up, service, wait_until
 
 HANDLER = """
 def handle(request):
@@ -90,12 +90,14 @@ def test_plain_http_gets_no_answer(secure):
 def test_a_renewed_certificate_is_taken_over_without_a_call_refused(secure):
     App.make(secure, "steady", {"handler.py": HANDLER}).deploy()
     make(secure.folder.parent / "files", "second")
+    former = service(secure, "gateway")
     secure.process.send_signal(signal.SIGUSR1)
     deadline = time.monotonic() + 60
     while common_name(secure) != "second":  # each is a connection, and none may be refused
         assert time.monotonic() < deadline, secure.log.read_text()
     while "second" not in seen(secure):
         assert time.monotonic() < deadline
+    wait_until(lambda: not former.lives)  # until then it takes connections, too, with what it has
     assert call(secure, "steady").status == 200
 
 
