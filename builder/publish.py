@@ -25,7 +25,9 @@ def revision(app: str, commit: str, found: Found, code: str, dependencies: str |
     )
     image = found.image if isinstance(found.image, Image) else None
     # What has no image is called as it was before there were any
-    identity = (config, code, dependencies) if image is None else (config, code, dependencies, image)
+    identity: tuple[object, ...] = (config, code, dependencies)
+    if image is not None:  # wherever that came from
+        identity = (*identity, msgspec.structs.replace(image, source=""))
     content = msgspec.json.encode(identity, order="deterministic")
     return Revision(
         id="r" + hashlib.sha256(content).hexdigest()[:12],

@@ -53,6 +53,7 @@ class Image(Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
     command: tuple[str, ...] = ()  # ENTRYPOINT and CMD
     folder: str = ""  # in which it runs
     bases: tuple[str, ...] = ()  # the images that the Dockerfile names
+    source: str = ""  # the full name with a digest, where it came from a registry
 
 
 class Revision(Struct, frozen=True, kw_only=True):
@@ -338,7 +339,7 @@ class ImageStatus(Struct, frozen=True, kw_only=True):
 
     id: str
     name: str  # as Docker has it; where it has none, as the manifest had it; else empty
-    kind: str  # platform, base (`pilotlight images build`), dockerfile (built for a function) or named
+    kind: str  # platform, base (`pilotlight images build`), dockerfile (built for a function), fetched, named
     functions: list[str]  # that have a revision which runs in it
     size: int  # bytes, 0 where it is not there any more
     created: float  # seconds since the epoch, 0 likewise

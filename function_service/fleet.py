@@ -328,8 +328,9 @@ class Fleet:
     async def keeping_layers(self, revision: Revision) -> AsyncIterator[None]:
         """Have the layers of a revision here, and count them as in use, for what is no instance.
 
-        Raises Problem where another machine has them and can't give them.
+        Raises Problem where another machine has them and can't give them, or this one can't have the image.
         """
+        images.check(self._engine, revision)
         self._mounted.append(revision)
         try:
             async with self._fetching(revision):
@@ -371,6 +372,7 @@ class Fleet:
         """Start an instance; `holder` has it from the first moment, if its revision is still live then."""
         try:
             if self._homes is not None:
+                images.check(self._engine, revision)  # else it would be at home where it can't be started
                 await self._homes.take(revision.config.name)
             instance = await self._cold_start(revision, wait, self._logs)
         finally:
@@ -391,8 +393,8 @@ class Fleet:
     async def _cold_start(self, revision: Revision, wait: float, logs: LogBook | None) -> Instance:
         try:
             images.check(self._engine, revision)
-            self._know_image(revision)
             async with self._fetching(revision):
+                self._know_image(revision)
                 instance = await coldstart.run(
                     revision,
                     self._pool,
@@ -411,9 +413,15 @@ class Fleet:
         self.observe(revision.config.runtime, instance.stages)
         return instance
 
-    def _know_image(self, revision: Revision) -> None:
-        """Have the pool know what a revision runs in."""
+    def ready(self, revision: Revision) -> None:
+        """Keep ready what a live revision runs in, now that it is here."""
         if revision.image is not None:
+            self._know_image(revision)
+            self._demote()
+
+    def _know_image(self, revision: Revision) -> None:
+        """Have the pool know what a revision runs in, if it may."""
+        if revision.image is not None and not images.refusal(self._engine, revision):
             self._pool.know(interpreters.of_image(revision.image))
 
     async def rehearse(self, revision: Revision, wait: float) -> None:
@@ -501,9 +509,10 @@ class Fleet:
         stale = [i for i in self.all() if i.function not in live or live[i.function].id != i.revision.id]
         self.drain(stale, "another revision is live")
         self._keeper.live(list(live.values()), clock.steady())
-        for revision in live.values():
-            if not images.refusal(self._engine, revision):
-                self._know_image(revision)
+        if self._exchange is not None:
+            self._exchange.look()  # which tells of an image when it is here
+        for revision in live.values() if self._exchange is None else ():
+            self._know_image(revision)
         self._retry_at.clear()
         self._demote()
         self._snapshots.keep({r.id for r in live.values()})

@@ -69,11 +69,18 @@ async def resolve(engine: Engine, name: str, runtime: str) -> AsyncGenerator[Out
         raise Problem("internal", f"The search for the image {name!r} ended without saying how.")
     declared = load_all()[runtime.rstrip("0123456789.")]
     if declared.probe is None:
-        yield Image(name=name, id=found.id, runtime=runtime, executable="", env=found.env)
+        yield Image(
+            name=name, id=found.id, runtime=runtime, executable="", env=found.env, source=found.source
+        )
         return
     interpreter = await _interpreter(engine, name, found, runtime, declared, declared.probe)
     yield Image(
-        name=name, id=found.id, runtime=interpreter.name, executable=interpreter.executable, env=found.env
+        name=name,
+        id=found.id,
+        runtime=interpreter.name,
+        executable=interpreter.executable,
+        env=found.env,
+        source=found.source,
     )
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import runtimes.declaration
 from function_service import images, policies
 from function_service.audit import AuditLog
-from function_service.contract import PLATFORM, Builds, Control, Invocations, Scope, Vault
+from function_service.contract import PLATFORM, Builds, Control, Invocations, Revision, Scope, Vault
 from function_service.engines import choosing
 from function_service.engines.base import Engine
 from function_service.fleet import Fleet
 from function_service.garbage import Garbage
 from function_service.homes import Homes
+from function_service.image_exchange import ImageExchange
 from function_service.keeper import Keeper
 from function_service.layers.exchange import Exchange
 from function_service.layers.store import LayerStore
@@ -195,8 +196,14 @@ async def running(settings: Settings, data: DataFolder, make: Maker) -> AsyncIte
         )
         stack.push_async_callback(server.close)
         await opening
-        if homes is not None and exchange is not None:
-            following = _share(registry, store, homes, exchange, fleet, snapshots, invocations, garbage)
+        if link is not None and homes is not None and exchange is not None:
+            if engine.images is not None:
+                most = settings.max_fetched_images
+                exchange.images = ImageExchange(engine.images.transport, layers, link, most)
+                stack.push_async_callback(exchange.images.close)
+            following = _share(
+                registry, store, homes, exchange, engine, fleet, snapshots, invocations, garbage
+            )
             await stack.enter_async_context(following)
             from function_service.layers.serving import serving
 
@@ -218,6 +225,7 @@ async def _share(
     store: History,
     homes: Homes,
     exchange: Exchange,
+    engine: Engine,
     fleet: Fleet,
     snapshots: Snapshots,
     invocations: InvocationsDoor,
@@ -229,7 +237,6 @@ async def _share(
         for name in secrets:
             snapshots.forget_secret(name)
         invocations.publish()
-        exchange.look()
         fleet.spawn(garbage.collect(), "collect garbage")
 
     def in_use() -> set[str]:
@@ -237,9 +244,16 @@ async def _share(
         digests = {digest for r in copied for digest in (r.code, r.dependencies) if digest is not None}
         return digests | fleet.layers_in_use()
 
+    def startable() -> list[Revision]:
+        return [each for each in registry.all_live() if not images.refusal(engine, each)]
+
     homes.present, homes.on_lost = fleet.functions, fleet.lost
     homes.on_machines = fleet.broadcast
-    exchange.in_use, exchange.live = in_use, registry.all_live
+    exchange.in_use, exchange.live = in_use, startable
+    exchange.on_ready = fleet.ready
+    if exchange.images is not None:
+        exchange.images.machines = lambda: homes.machines.addresses
+        exchange.images.needed = registry.images_in_use
     registry.on_change = changed
     await homes.start()
     async with asyncio.TaskGroup() as group:  # a fault in any of them ends the service

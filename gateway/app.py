@@ -90,6 +90,7 @@ class Platform:
                 *self._api.routes(),
                 web.route("*", "/git/{rest:.*}", self._git, expect_handler=_not_yet),
                 web.get("/machines/layers/{digest}", self._layer),
+                web.get("/machines/images/{digest}", self._layer),
                 web.route("*", f"{Builder.PATH}/{{rest:.*}}", self._builder_here, expect_handler=_not_yet),
                 web.route("*", "/data/v1/{rest:.*}", self._documents, expect_handler=_not_yet),
             ]
@@ -232,7 +233,7 @@ class Platform:
         return await self._builder.pass_on(request, target, by=caller.actor)
 
     async def _layer(self, request: web.Request) -> web.StreamResponse:
-        """Give another machine a layer."""
+        """Give another machine a layer or an image."""
         _only_for_machines(request)
         return await self._layers.pass_on(request, request.path)
 

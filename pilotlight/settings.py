@@ -206,6 +206,9 @@ class Settings:
     max_fetched_layers: int = _setting(
         10 << 30, parse_size, "what layers that other machines have, too, may take here, such as 10GB"
     )
+    max_fetched_images: int = _setting(
+        20 << 30, parse_size, "what images that other machines have, too, may take here, such as 20GB"
+    )
     max_repository: int = _setting(
         1 << 30, parse_size, "what the git repository of one app may take, such as 1GB"
     )

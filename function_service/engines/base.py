@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from function_service.contract import Exit, Guarantee, ImageBuild, Job, Output, Stages, Terminal
+from function_service.contract import Exit, Guarantee, Image, ImageBuild, Job, Output, Stages, Terminal
 from runtimes.declaration import Interpreter
 
 
@@ -89,11 +89,12 @@ class FoundImage:
     command: tuple[str, ...] = ()
     folder: str = "/"
     bases: tuple[str, ...] = ()
+    source: str = ""  # with its digest, where it came from a registry
 
 
 @dataclass(frozen=True)
 class MadeImage:
-    """An image that was built for a function."""
+    """An image that was built for a function, or came from another machine."""
 
     id: str
     size: int  # bytes, with what it begins with
@@ -111,8 +112,45 @@ class KnownImage:
     created: float  # seconds since the epoch
 
 
+class ImageTransport(Protocol):
+    """How images come from one machine to another. An image is known by its id alone."""
+
+    async def has(self, image: str) -> bool:
+        """Tell whether it is on this machine. Raises Problem."""
+        ...
+
+    def pack(self, image: str) -> AsyncGenerator[bytes, None]:
+        """Yield one as an archive. Raises Problem."""
+        ...
+
+    async def unpack(self, image: str, archive: Path) -> None:
+        """Make one of what another machine has packed. Raises Problem, also where that is not the one."""
+        ...
+
+    def pulls(self, image: Image) -> bool:
+        """Tell whether it has a registry, and the operator permits that it is pulled."""
+        ...
+
+    async def pull(self, image: Image) -> None:
+        """Pull one from its registry. Raises Problem, also where that is not the one."""
+        ...
+
+    async def fetched(self) -> dict[str, int]:
+        """List what `unpack` and `pull` have brought, by id, with its bytes. Raises Problem."""
+        ...
+
+    async def drop(self, image: str) -> bool:
+        """Remove one of these; return False where it is in use. Raises Problem."""
+        ...
+
+
 class ImageSource(Protocol):
     """The images of an engine: interpreters whose `image` is the id of one of them can be given to it."""
+
+    @property
+    def transport(self) -> ImageTransport:
+        """How they come from and to other machines."""
+        ...
 
     def refusal(self, name: str) -> str:
         """Return why the operator does not permit functions to name this image; empty where he does."""
@@ -136,7 +174,8 @@ class ImageSource(Protocol):
     async def made(self) -> list[MadeImage]:
         """List the images that go when no revision needs them. Raises Problem.
 
-        They are those that `build` has made, and base images that have lost their name.
+        They are those that `build` has made, those that came from other machines, and base images that have
+        lost their name.
         """
         ...
 

@@ -13,7 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import Struct
@@ -25,6 +25,9 @@ from pilotlight import trees
 from pilotlight.machines import Link, Machine
 from pilotlight.problems import Problem
 from pilotlight.store import Entry, Store, Write
+
+if TYPE_CHECKING:
+    from function_service.image_exchange import ImageExchange
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +64,8 @@ class Exchange:
         self._changed = asyncio.Event()
         self.live: Callable[[], Collection[Revision]] = tuple  # whose layers are fetched ahead
         self.in_use: Callable[[], Collection[str]] = tuple  # the digests that are mounted somewhere
+        self.images: ImageExchange | None = None  # where the engine has images
+        self.on_ready: Callable[[Revision], None] = _nothing  # told of what a live function needs and is here
 
     def look(self) -> None:
         """Look what is live now."""
@@ -71,18 +76,26 @@ class Exchange:
         await self.tell()
         while True:
             self._changed.clear()
-            for revision in self.live():
+            # What has an image comes last, as that may take long
+            for revision in sorted(self.live(), key=lambda revision: revision.image is not None):
                 if sum(self._fetched.values()) >= self._most:
                     break
                 try:
-                    async with self.holding(revision):
-                        pass
+                    async with self.holding(revision, ahead=True):
+                        if await self._is_whole(revision):
+                            self.on_ready(revision)
                 except Problem as problem:
                     _log.warning(
                         "action=fetch-ahead-failed revision=%s detail=%r", revision.id, problem.detail
                     )
                     asyncio.get_running_loop().call_later(_RETRY, self._changed.set)
             await self._changed.wait()
+
+    async def _is_whole(self, revision: Revision) -> bool:
+        """Tell whether there was room for the image of a revision."""
+        if self.images is None or revision.image is None:
+            return True
+        return await self.images.has(revision.image.id)
 
     async def tell(self) -> None:
         """Have the store say which layers are here, as they are now."""
@@ -132,14 +145,21 @@ class Exchange:
             self._wanted -= Counter([digest])
 
     @contextlib.asynccontextmanager
-    async def holding(self, revision: Revision) -> AsyncIterator[None]:
-        """Have the layers of a revision here, and keep them meanwhile. Raises Problem."""
+    async def holding(self, revision: Revision, *, ahead: bool = False) -> AsyncIterator[None]:
+        """Have the layers and the image of a revision here, and keep them meanwhile. Raises Problem.
+
+        `ahead` of its use there may be no room for the image.
+        """
         digests = [digest for digest in (revision.code, revision.dependencies) if digest is not None]
         self._wanted.update(digests)
         try:
             for digest in digests:
                 await self._need(digest)
-            yield
+            image: contextlib.AbstractAsyncContextManager[None] = contextlib.nullcontext()
+            if self.images is not None and revision.image is not None:
+                image = self.images.holding(revision.image, ahead=ahead)
+            async with image:
+                yield
         finally:
             self._wanted -= Counter(digests)
 
@@ -222,6 +242,10 @@ class Exchange:
             dying = self._layers.withdraw(digest)
             await asyncio.to_thread(trees.remove, dying)
             await self._withdraw(digest)
+
+
+def _nothing(_: Revision) -> None:
+    """Do nothing."""
 
 
 def _read(entry: Entry) -> tuple[str, str, _Copy]:

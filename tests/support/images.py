@@ -28,9 +28,9 @@ _LEFT_OUT = re.compile(
 
 
 @contextlib.contextmanager
-def client() -> Iterator[Any]:
-    """Return a client of this machine's dockerd."""
-    connection = docker.APIClient(base_url=f"unix://{DOCKERD}", version="1.41")
+def client(dockerd: str = DOCKERD) -> Iterator[Any]:
+    """Return a client of this machine's dockerd, or of another one."""
+    connection = docker.APIClient(base_url=f"unix://{dockerd}", version="1.41")
     with contextlib.closing(connection):
         yield connection
 

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import docker
 import docker.errors
@@ -16,9 +16,14 @@ import requests.exceptions
 from pilotlight.problems import Problem
 from pilotlight.settings import inherited
 
+if TYPE_CHECKING:
+    import aiohttp
+
 _log = logging.getLogger(__name__)
 _SOCKET = "unix:///var/run/docker.sock"
 VERSION = "1.41"  # of the API: Docker 20.10, which is in Debian 12
+HTTP = f"http://docker/v{VERSION}"
+"""Where the API is, for `Daemon.session`."""
 _AT_ONCE = 8  # calls
 _WITHIN = 20.0  # seconds that dockerd has for a call
 _RETRY_AFTER = 2  # seconds, told to callers
@@ -73,6 +78,19 @@ class Daemon:
             raise self._refused(f"refuses: {error.explanation or error}") from error
         except _FAILURES as error:
             raise self._refused(f"does not answer: {_cause(error)}") from error
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> "AsyncIterator[aiohttp.ClientSession]":
+        """Give a session for what streams, without deadlines. Raises Problem `no-capacity`."""
+        import aiohttp  # it takes a while to import, and few need it
+
+        connector = aiohttp.UnixConnector(self.path)
+        endless = aiohttp.ClientTimeout(total=None)
+        try:
+            async with aiohttp.ClientSession(connector=connector, timeout=endless) as session:
+                yield session
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._refused(f"broke it off: {error}") from error
 
     def _do(self, work: Callable[[Any], T]) -> T:
         client = getattr(self._own, "client", None)

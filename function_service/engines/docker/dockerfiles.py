@@ -26,7 +26,8 @@ from function_service.engines.docker import bases, context, daemon, litter
 from function_service.engines.docker.daemon import Daemon
 from function_service.engines.docker.dockerfile import Recipe
 from function_service.engines.docker.images import Images
-from function_service.engines.docker.permitted import BUILT, Permitted
+from function_service.engines.docker.moving import Moving
+from function_service.engines.docker.permitted import BUILT, FETCHED, Permitted
 from pilotlight.problems import Problem
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Dockerfiles:
         """`builds` says whether the operator permits builds."""
         self._daemon = daemon
         self._images = images
+        self.transport = Moving(daemon, images, label, permitted)
         self._label = label
         self._permitted = permitted
         self._builds = builds
@@ -87,6 +89,7 @@ class Dockerfiles:
 
     async def made(self) -> list[MadeImage]:
         """List the images that go when no revision needs them (see ImageSource)."""
+        fetched = await self.transport.fetched()
         nameless = {"label": f"{litter.LABEL}={bases.kind(self._label)}", "dangling": True}
 
         def work(client: Any) -> list[dict[str, Any]]:
@@ -95,7 +98,9 @@ class Dockerfiles:
 
         found = await self._daemon.call(work)
         # dockerd cuts fractions off, and what is older than this service is spared at first (garbage.py)
-        return [MadeImage(each["Id"], each["Size"], float(each["Created"]) + 1) for each in found]
+        made = [MadeImage(each["Id"], each["Size"], float(each["Created"]) + 1) for each in found]
+        # No push waits for what came from elsewhere, whenever it was made there
+        return made + [MadeImage(image, size, 0.0) for image, size in fetched.items()]
 
     async def known(self, ids: Collection[str]) -> list[KnownImage]:
         """List images (see ImageSource)."""
@@ -104,6 +109,8 @@ class Dockerfiles:
         for each in found:
             names = litter.names(each)
             kind = "named" if each["Id"] in ids else ""
+            if any(name.startswith(f"{FETCHED}:{self._label}-") for name in names):
+                kind, names = "fetched", []
             if any(name.removesuffix(":latest") in bases.NAMES.values() for name in names):
                 kind = "base"
             kind = self._kinds.get((each["Labels"] or {}).get(litter.LABEL, ""), kind)
@@ -122,7 +129,8 @@ class Dockerfiles:
             for each in client.images():
                 if each["Id"] == image:
                     names = litter.names(each)
-                    ours = [name for name in names if name.startswith(f"{BUILT}:")]
+                    made = f"{BUILT}:", f"{FETCHED}:{self._label}-"
+                    ours = [name for name in names if name.startswith(made)]
                     return all(litter.remove(client, name) for name in (ours if names else [image]))
             return True
 
@@ -205,8 +213,6 @@ class Dockerfiles:
 
         Raises Problem `build-failed`, `no-capacity`.
         """
-        import aiohttp
-
         order = watched.order
         query = {
             "version": "1",  # the builder that is part of dockerd
@@ -220,13 +226,11 @@ class Dockerfiles:
             "cpuperiod": str(daemon.PERIOD),
             "cpuquota": str(int(order.cpu * daemon.PERIOD)),
         }
-        url = f"http://docker/v{daemon.VERSION}/build"
+        url = f"{daemon.HTTP}/build"
         headers = {"Content-Type": "application/x-tar"}
-        connector = aiohttp.UnixConnector(self._daemon.path)
-        endless = aiohttp.ClientTimeout(total=None)
         watching = asyncio.create_task(self._watch(watched), name=f"watch {name}")
         try:
-            async with aiohttp.ClientSession(connector=connector, timeout=endless) as session:
+            async with self._daemon.session() as session:
                 asking = session.post(url, params=query, data=packed, headers=headers)
                 response = await _unless(watching, asking)
                 with contextlib.closing(response):
@@ -234,8 +238,6 @@ class Dockerfiles:
                         raise _failed(str((await response.json())["message"]))
                     async for line in _lines(_events(response, watching), watched):
                         yield line
-        except (aiohttp.ClientError, OSError) as error:
-            raise Problem("no-capacity", f"dockerd broke the build off: {error}.", retry_after=2) from error
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)

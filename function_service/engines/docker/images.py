@@ -13,6 +13,7 @@ import docker.errors
 from function_service.contract import Output
 from function_service.engines.base import FoundImage
 from function_service.engines.docker.daemon import Daemon
+from pilotlight import image_names
 from pilotlight.problems import Problem
 
 _PULL_WITHIN: Final = 900.0  # seconds
@@ -34,6 +35,7 @@ class Inspected:
     command: tuple[str, ...]  # ENTRYPOINT and CMD
     folder: str  # in which that runs
     triggers: tuple[str, ...]  # ONBUILD
+    digests: tuple[str, ...]  # REPOSITORY@DIGEST, by which registries have it
 
 
 class Images:
@@ -54,9 +56,13 @@ class Images:
         self._known[image.id] = image
         return image
 
+    def forget(self, image: str) -> None:
+        """Have dockerd asked for an image anew."""
+        self._known.pop(image, None)
+
     def lost(self, image: str) -> Problem:
         """Return what there is to say of an image that is not in dockerd any more."""
-        self._known.pop(image, None)
+        self.forget(image)
         detail = f"The image {image[:19]} that it runs in is not on this machine any more."
         return Problem("init-failed", f"{detail} Push the function again, which looks for the image anew.")
 
@@ -85,7 +91,13 @@ class Images:
                 f"The image {shown} is for {found.platform}, and this machine is {own}. "
                 f"Name one for it, or fetch it: docker pull --platform {own} {shown}",
             )
-        yield FoundImage(found.id, found.env)
+        yield FoundImage(found.id, found.env, source=_source(name, found))
+
+    async def pull(self, name: str) -> None:
+        """Pull an image, with nobody to tell how that goes. Raises Problem `build-failed`."""
+        async with contextlib.aclosing(self._pull(name, name)) as lines:
+            async for _ in lines:
+                pass
 
     async def _pull(self, name: str, shown: str) -> AsyncGenerator[str, None]:
         """Pull an image; yield what there is to tell of it. Raises Problem `build-failed`.
@@ -125,6 +137,16 @@ class Images:
             await asyncio.gather(pulling, return_exceptions=True)
 
 
+def _source(name: str, found: Inspected) -> str:
+    """Return the name with its digest of an image that came from a registry; else nothing."""
+    try:
+        repository = image_names.read(name).repository
+        digests = [image_names.read(each) for each in found.digests]
+    except ValueError:  # an id, or what Docker names otherwise than images are
+        return ""
+    return next((str(each) for each in digests if each.repository == repository), "")
+
+
 def _is_to_be_told(event: dict[str, Any]) -> bool:
     """Tell what is an end from what tells of progress, many times a second."""
     return "error" in event or event.get("id") is None or event.get("status") in _TOLD
@@ -151,4 +173,5 @@ def _read(image: dict[str, Any]) -> Inspected:
         (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())),
         config.get("WorkingDir") or "/",
         tuple(config.get("OnBuild") or ()),
+        tuple(image.get("RepoDigests") or ()),
     )

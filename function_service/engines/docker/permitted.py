@@ -14,7 +14,10 @@ from pilotlight.problems import Problem
 BUILT: Final = "pilotlight-function"
 """The repository of the images that functions have built."""
 
-_OURS: Final = (HOST, BUILT)
+FETCHED: Final = "pilotlight-fetched"
+"""The repository of those that came from other machines, or were pulled because these have them."""
+
+_OURS: Final = (HOST, BUILT, FETCHED)
 _SHOWN: Final = 20  # patterns
 
 

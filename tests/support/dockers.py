@@ -1,0 +1,70 @@
+"""A second dockerd, as another machine has one: with its own folders, images and containers, and no network."""
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.platform import Up, family, kill, wait_until
+
+_FLAGS = ("--bridge=none", "--iptables=false", "--ip6tables=false")
+
+
+@contextlib.contextmanager
+def running() -> Iterator[str]:
+    """Run one while within; yield the path of its socket."""
+    folder = Path(tempfile.mkdtemp(prefix="dockerd-"))
+    path, log = folder / "docker.sock", folder / "log"
+    places = {"data-root": "data", "exec-root": "exec", "pidfile": "pid", "config-file": "config.json"}
+    own = [f"--{flag}={folder / name}" for flag, name in places.items()]
+    # Where a containerd runs already, both daemons use it
+    own += [f"--containerd-namespace={folder.name}", f"--containerd-plugins-namespace={folder.name}-plugins"]
+    (folder / "config.json").write_text("{}")
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            ["dockerd", *_FLAGS, *own, f"--host=unix://{path}"],
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        wait_until(lambda: process.poll() is not None or _accepts(path))
+        assert process.poll() is None, log.read_text()
+        yield str(path)
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            kill(*family(process.pid))
+            process.wait()
+        _unmount(folder)
+        shutil.rmtree(folder)
+
+
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def _unmount(folder: Path) -> None:
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for mount in sorted((each for each in mounts if each.startswith(f"{folder}/")), reverse=True):
+        subprocess.run(["umount", "--lazy", mount], check=True)
+
+
+@dataclass
+class UpOn(Up):
+    """A platform whose dockerd is another one than this machine's."""
+
+    dockerd: str = ""
+
+    def command(self, *words: str) -> list[str]:
+        return ["env", f"DOCKER_HOST=unix://{self.dockerd}", *words]
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | {"DOCKER_HOST": f"unix://{self.dockerd}"}
