@@ -5,6 +5,7 @@ goes wrong is turned into words here.
 """
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -187,6 +188,13 @@ class Script:
             return await self._redis.evalsha(self._digest, len(keys), *keys, *arguments)
         except exceptions.NoScriptError:  # SCRIPT LOAD would need all nodes of a Cluster
             return await self._redis.eval(self._text, len(keys), *keys, *arguments)
+
+
+async def look_again(redis: Redis | RedisCluster) -> None:
+    """Have the client of a Cluster find out anew who holds what: from silence it does not learn."""
+    if isinstance(redis, RedisCluster):
+        with contextlib.suppress(*FAILURES):
+            await redis.aclose()
 
 
 async def holding(redis: Redis | RedisCluster, key: bytes) -> dict[str, Any]:

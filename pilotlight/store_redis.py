@@ -352,6 +352,7 @@ class RedisStore:
             async with asyncio.timeout(_WITHIN), self._free:
                 yield
         except TimeoutError as error:
+            await redis_client.look_again(self._redis)
             late = exceptions.TimeoutError(f"no answer in {_WITHIN:g} s")
             raise redis_client.problem(late, self._where) from error
         except redis_client.FAILURES as error:

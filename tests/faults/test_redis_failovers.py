@@ -15,6 +15,7 @@ from pilotlight.store import ABSENT, Entry, Write
 from pilotlight.store_redis import RedisStore
 from tests.support import redis_groups
 from tests.support.redis_groups import Cluster, ask, copied, slot
+from tests.support.redis_server import RedisServer
 
 NAME = "a"  # of the store
 
@@ -83,18 +84,22 @@ async def writers(request: pytest.FixtureRequest) -> AsyncIterator[Writers]:
     await store.close()
 
 
+ENDS = pytest.mark.parametrize("end", [RedisServer.kill, RedisServer.freeze])
+
+
 class TestSentinels:
     @pytest.fixture
     def group(self):
         with redis_groups.sentinels(replicas=2, min_replicas_to_write="1") as group:
             yield group
 
-    async def test_when_the_master_is_killed_a_replica_serves_with_all_it_had(self, group, writers):
+    @ENDS
+    async def test_when_the_master_ends_a_replica_serves_with_all_it_had(self, group, writers, end):
         async with writers.writing():
             await writers.more()
             sure = dict(writers.acknowledged)
             await asyncio.to_thread(copied, group.master())
-            group.master().kill()
+            end(group.master())
             await writers.refusal()
             await writers.more()
         assert group.master() is not group.servers[0]
@@ -103,12 +108,14 @@ class TestSentinels:
     async def test_a_master_that_is_relieved_is_left_also_where_it_lives_on(self, group, writers):
         async with writers.writing():
             await writers.more()
+            sure = dict(writers.acknowledged)
+            await asyncio.to_thread(copied, group.master())
             with group.sentinel() as sentinel:
                 sentinel.execute_command("SENTINEL FAILOVER", group.service)
             await writers.refusal()
             await writers.more()
         assert group.master() is not group.servers[0]
-        await writers.check({})
+        await writers.check(sure)
 
 
 class TestCluster:
@@ -117,12 +124,13 @@ class TestCluster:
         with redis_groups.cluster(NAME) as group:
             yield group
 
-    async def test_when_a_master_is_killed_its_replica_serves_with_all_it_had(self, group, writers):
+    @ENDS
+    async def test_when_a_master_ends_its_replica_serves_with_all_it_had(self, group, writers, end):
         async with writers.writing():
             await writers.more()
             sure = dict(writers.acknowledged)
             await asyncio.to_thread(copied, group.holding(NAME), f"{{pilotlight:{NAME}}}:copied")
-            group.holding(NAME).kill()
+            end(group.holding(NAME))
             await writers.refusal()
             await writers.more()
         await writers.check(sure)
