@@ -9,15 +9,17 @@ from typing import Final
 
 from pilotlight.store import PLACE
 
-_SKIPPED: Final = 10**8
+_SKIPPED: Final = 10**7
 """Numbers that are left out at least where Redis may have lost the last ones: far more than it can lose."""
 
-# Redis may lose what it has acknowledged: where a replica takes over, where it is started again. It has
-# another replication id then. No number may be given out twice: who has seen one that was lost would take
-# what is new for what is known. So some are left out. How many differs from id to id, which are of chance,
-# for the case that the next one who takes over knows nothing of this one either. KEYS from `at` are the
+# Redis may lose what it has acknowledged, or all it has: where a replica takes over, where it is started
+# again. It has another replication id then. No number may be given out twice: who has seen one that was lost
+# would take what is new for what is known. So some are left out, also at the very beginning, as that may be
+# an end. How many differs from id to id, which are of chance, for the case that the next one who takes over
+# knows nothing of this one either: 4096 ways, which 2^53 has room for 400,000 times. KEYS from `at` are the
 # counter; the id with which it was moved last; and the gaps, whose members are the numbers before them, and
-# whose scores are the last ones that were left out
+# whose scores are the last ones that were left out. Where a counter came without an id, from an older version
+# or another store, it goes on
 NUMBERS: Final = f"""
 local function open_numbers(at)
   local numbers = {{counter = KEYS[at], life = KEYS[at + 1], gaps = KEYS[at + 2]}}
@@ -27,7 +29,9 @@ local function open_numbers(at)
   local known = redis.call('GET', numbers.life)
   if known ~= id then
     numbers.id = id
-    if known then numbers.first = numbers.last + {_SKIPPED} * (1 + tonumber(string.sub(id, 1, 2), 16)) end
+    if known or numbers.last == 0 then
+      numbers.first = numbers.last + {_SKIPPED} * (1 + tonumber(string.sub(id, 1, 3), 16))
+    end
   end
   return numbers
 end

@@ -343,6 +343,10 @@ class TestOnDisk:
         file.close()
 
 
+def life(server: RedisServer) -> str:
+    return str(ask(server, "INFO", "replication")["master_replid"])
+
+
 class TestInRedis:
     async def test_writes_of_several_processes_come_in_one_order_and_wake_all(
         self, redis: RedisServer
@@ -414,6 +418,24 @@ class TestInRedis:
                 assert shown(await read(store, kept)) == [(f"{number}", b"v") for number in range(5)]
                 assert len(await read(store, start)) == 1 + 5 * (lives + 1)
                 kept = await store.position()
+            await store.close()
+
+    async def test_who_has_seen_what_was_in_a_redis_that_is_empty_now_is_told(self) -> None:
+        with tempfile.TemporaryDirectory() as folder, running(Path(folder), appendonly="no") as server:
+            store = await RedisStore.open(server.url(), "a", log_of=log_of)
+            former = await store.write([put(f"{number}") for number in range(5)])
+            lost = await store.position()
+            mark = life(server)[:3]
+            while life(server)[:3] == mark:  # they are of chance
+                server.kill()
+                with pytest.raises(Problem):
+                    await store.position()
+                server.start(appendonly="no")
+            start = await store.position()
+            assert set(await store.write([put(f"{number}") for number in range(10)])).isdisjoint(former)
+            with pytest.raises(Gone):
+                await store.changes("a/s", lost)
+            assert len(await read(store, start)) == 10
             await store.close()
 
     async def test_one_of_an_older_version_is_brought_to_one_that_such_a_version_refuses(
