@@ -30,10 +30,11 @@ def ask(server: RedisServer, *words: object) -> Any:
 
 
 def copied(server: RedisServer, key: str = "copied") -> None:
-    """Wait until a replica has all that a server has; the key is one that the server may hold."""
+    """Wait until all replicas have all that a server has; the key is one that the server may hold."""
     with client(server) as connection:
+        replicas = connection.info("replication")["connected_slaves"]
         connection.set(key, "")
-        assert connection.wait(1, 30_000) >= 1
+        assert connection.wait(replicas, 30_000) == replicas > 0
 
 
 def replicate(server: RedisServer, command: str, *words: object) -> None:
