@@ -191,7 +191,7 @@ class RedisStore:
             return ""
         bound = "nothing bounds how much that is (min-replicas-to-write 0)"
         if found.get("min-replicas-to-write", "0") != "0":
-            bound = f"at most {found.get('min-replicas-max-lag')} seconds of writes (min-replicas-max-lag)"
+            bound = f"about {found.get('min-replicas-max-lag')} seconds of writes (min-replicas-max-lag)"
         return f"Where another server takes over at {self._where}, what it had not got yet is lost: {bound}."
 
     async def get(self, space: str, key: str) -> Entry | None:
