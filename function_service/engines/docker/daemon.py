@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _SOCKET = "unix:///var/run/docker.sock"
-VERSION = "1.41"  # of the API: Docker 20.10, which is in Debian 12
-HTTP = f"http://docker/v{VERSION}"
-"""Where the API is, for `Daemon.session`."""
+_VERSION = "1.41"  # of the API: Docker 20.10, which is in Debian 12
+_TOO_OLD = re.compile(r"Minimum supported API version is ([0-9.]+[0-9])")
 _AT_ONCE = 8  # calls
 _WITHIN = 20.0  # seconds that dockerd has for a call
 _RETRY_AFTER = 2  # seconds, told to callers
@@ -52,6 +52,7 @@ class Daemon:
         self._address = inherited("DOCKER_HOST").get("DOCKER_HOST") or _SOCKET
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="dockerd")
         self._own = threading.local()
+        self._version = _VERSION
         self._clients: list[Any] = []
         self._removing: dict[str, asyncio.Task[None]] = {}
 
@@ -81,24 +82,38 @@ class Daemon:
 
     @contextlib.asynccontextmanager
     async def session(self) -> "AsyncIterator[aiohttp.ClientSession]":
-        """Give a session for what streams, without deadlines. Raises Problem `no-capacity`."""
+        """Give a session for what streams, without deadlines; its URLs are relative to the API.
+
+        Raises Problem `no-capacity`.
+        """
         import aiohttp  # it takes a while to import, and few need it
 
         connector = aiohttp.UnixConnector(self.path)
         endless = aiohttp.ClientTimeout(total=None)
         try:
-            async with aiohttp.ClientSession(connector=connector, timeout=endless) as session:
+            base = f"http://docker/v{self._version}/"
+            async with aiohttp.ClientSession(base, connector=connector, timeout=endless) as session:
                 yield session
         except (aiohttp.ClientError, OSError) as error:
             raise self._refused(f"broke it off: {error}") from error
 
     def _do(self, work: Callable[[Any], T]) -> T:
+        try:
+            return work(self._client())
+        except docker.errors.APIError as error:
+            least = _TOO_OLD.search(error.explanation or "")
+            if least is None:
+                raise
+            self._version, self._own.client = least[1], None  # a newer Docker, which says what it understands
+            return work(self._client())
+
+    def _client(self) -> Any:
         client = getattr(self._own, "client", None)
         if client is None:  # each thread has its own: their connections can't be shared
-            client = docker.APIClient(base_url=self._address, version=VERSION, timeout=_WITHIN)
+            client = docker.APIClient(base_url=self._address, version=self._version, timeout=_WITHIN)
             self._own.client = client
             self._clients.append(client)
-        return work(client)
+        return client
 
     def _refused(self, what: str) -> Problem:
         remedy = "Docker is asked again with the next call; `systemctl status docker` tells more."

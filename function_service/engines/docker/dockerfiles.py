@@ -226,12 +226,11 @@ class Dockerfiles:
             "cpuperiod": str(daemon.PERIOD),
             "cpuquota": str(int(order.cpu * daemon.PERIOD)),
         }
-        url = f"{daemon.HTTP}/build"
         headers = {"Content-Type": "application/x-tar"}
         watching = asyncio.create_task(self._watch(watched), name=f"watch {name}")
         try:
             async with self._daemon.session() as session:
-                asking = session.post(url, params=query, data=packed, headers=headers)
+                asking = session.post("build", params=query, data=packed, headers=headers)
                 response = await _unless(watching, asking)
                 with contextlib.closing(response):
                     if response.status != 200:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import docker.errors
 
 from function_service.contract import Image
-from function_service.engines.docker import daemon, litter
+from function_service.engines.docker import litter
 from function_service.engines.docker.daemon import Daemon
 from function_service.engines.docker.images import Images
 from function_service.engines.docker.permitted import FETCHED, Permitted
@@ -60,14 +60,12 @@ class Moving:
 
     async def pack(self, image: str) -> AsyncGenerator[bytes]:
         """Yield an image as dockerd saves it (see ImageTransport)."""
-        async with self._daemon.session() as session:
-            url = f"{daemon.HTTP}/images/{image}/get"
-            async with session.get(url) as answer:
-                if answer.status != 200:
-                    detail = f"dockerd does not give the image {image}: it answers {answer.status}."
-                    raise Problem("not-found", detail)
-                async for piece in answer.content.iter_chunked(_PIECE):
-                    yield piece
+        async with self._daemon.session() as session, session.get(f"images/{image}/get") as answer:
+            if answer.status != 200:
+                detail = f"dockerd does not give the image {image}: it answers {answer.status}."
+                raise Problem("not-found", detail)
+            async for piece in answer.content.iter_chunked(_PIECE):
+                yield piece
 
     async def unpack(self, image: str, archive: Path) -> None:
         """Have dockerd load an image (see ImageTransport)."""
@@ -75,8 +73,8 @@ class Moving:
         name = self._name(image)
         async with asyncio.timeout(_LOAD_WITHIN), self._daemon.session() as session:
             pieces = _pieces(_write(archive, found, image, name))
-            url, headers = f"{daemon.HTTP}/images/load?quiet=1", {"Content-Type": "application/x-tar"}
-            async with session.post(url, data=pieces, headers=headers) as answer:
+            headers = {"Content-Type": "application/x-tar"}
+            async with session.post("images/load?quiet=1", data=pieces, headers=headers) as answer:
                 said = (await answer.content.read(_LONGEST_ANSWER)).decode(errors="replace")
         loaded = await self._daemon.call(lambda client: _found(client, name))
         if loaded.get("Id") != image:

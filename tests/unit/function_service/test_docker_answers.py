@@ -2,9 +2,11 @@
 
 import asyncio
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from function_service.engines import choosing
 from function_service.engines.docker import guarantees, image
@@ -77,3 +79,33 @@ async def test_where_dockerd_hangs_up_it_is_said_which_one_does_not_answer(monke
         finally:
             await daemon.close()
     assert (caught.value.kind, caught.value.retry_after) == ("no-capacity", 2)
+
+
+async def test_a_newer_docker_is_asked_in_the_oldest_way_that_it_understands(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/v1.44/info":
+            return web.json_response(INFORMATION)
+        if request.path.startswith("/v1.44/"):
+            return web.Response(text=request.path)
+        said = (
+            "client version 1.41 is too old. Minimum supported API version is 1.44, please upgrade your "
+            "client to a newer version"
+        )
+        return web.json_response({"message": said}, status=400)
+
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    application = web.Application()
+    application.router.add_route("*", "/{rest:.*}", answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "docker.sock")).start()
+    daemon = Daemon("label")
+    try:
+        assert await daemon.information() == INFORMATION
+        async with daemon.session() as session, session.get("images/x/get") as streamed:
+            assert await streamed.text() == "/v1.44/images/x/get"
+    finally:
+        await daemon.close()
+        await runner.cleanup()
