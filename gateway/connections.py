@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 import ssl
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -31,8 +32,8 @@ _MAX_HEADER = 16 << 10  # bytes of the request line, and of one header
 class CallerConnection(RequestHandler):
     """One connection of a caller."""
 
-    __slots__ = ("begun", "busy", "counted", "fresh", "front", "full", "glance", "handed", "inside",
-                 "machine", "origin", "plain", "queued")  # fmt: skip
+    __slots__ = ("__weakref__", "begun", "busy", "counted", "fresh", "front", "full", "glance", "handed",
+                 "inside", "machine", "origin", "plain", "queued")  # fmt: skip
 
     front: "Front"
     inside: bool
@@ -53,8 +54,6 @@ class CallerConnection(RequestHandler):
         peer = transport.get_extra_info("peername")
         address = peer[0] if isinstance(peer, tuple) else "127.0.0.1"
         self.busy = self.full = self.counted = False
-        self.fresh = True
-        self.front.fresh += 1
         self.queued = 0
         self.begun = self.handed = self.plain = None
         self.glance = Glance()
@@ -82,7 +81,7 @@ class CallerConnection(RequestHandler):
 
     def _heard(self) -> None:
         self.fresh = False
-        self.front.one_less_fresh()
+        self.front.no_longer_fresh(self)
 
     def begins(self, call: QuickCall) -> None:
         """Note that a call is under way of which aiohttp does not know."""
@@ -179,7 +178,9 @@ class Front:
         self._server = server
         self._listeners: list[asyncio.Server] = []
         self.running = 0  # requests under way
-        self.fresh = 0  # connections by which nothing has come yet
+        # Connections by which nothing has come yet, those that agree on TLS among them. Weak, as nobody tells
+        # of one that fails at that
+        self._fresh: weakref.WeakSet[CallerConnection] = weakref.WeakSet()
         self.quick = quick
         self._quiet = asyncio.Event()
         self._none_fresh = asyncio.Event()
@@ -219,10 +220,10 @@ class Front:
         if self.running == 0:
             self._quiet.set()
 
-    def one_less_fresh(self) -> None:
-        """Count a connection by which something has come, or which is gone."""
-        self.fresh -= 1
-        if self.fresh == 0:
+    def no_longer_fresh(self, connection: CallerConnection) -> None:
+        """Take note of a connection by which something has come, or which is gone."""
+        self._fresh.discard(connection)
+        if not self._fresh:
             self._none_fresh.set()
 
     async def listen(
@@ -247,6 +248,8 @@ class Front:
                 max_field_size=_MAX_HEADER,
             )
             connection.front = self
+            connection.fresh = True
+            self._fresh.add(connection)
             connection.inside = inside
             connection.machine = machine
             return connection
@@ -277,7 +280,7 @@ class Front:
 
     async def drain(self, grace: float) -> None:
         """Let requests that are under way end within grace seconds, then break them off."""
-        if self.fresh:
+        if self._fresh:
             self._none_fresh.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(grace, _FRESH)):

@@ -5,6 +5,7 @@ import http.client
 import ipaddress
 import re
 import signal
+import socket
 import ssl
 import time
 import urllib.error
@@ -99,6 +100,20 @@ def test_a_renewed_certificate_is_taken_over_without_a_call_refused(secure):
         assert time.monotonic() < deadline
     wait_until(lambda: not former.lives)  # until then it takes connections, too, with what it has
     assert call(secure, "steady").status == 200
+
+
+def test_a_connection_that_agrees_on_tls_while_the_certificate_is_renewed_is_answered(tmp_path):
+    with Up(tmp_path / "platform", flags(*make(tmp_path / "files", "one"))) as up:
+        context = ssl.create_default_context(cadata=up.platform.certificate)
+        deadline = time.monotonic() + 60
+        up.process.send_signal(signal.SIGUSR1)
+        while "action=stopping" not in up.log.read_text():
+            assert time.monotonic() < deadline
+            connection = socket.create_connection(("127.0.0.1", int(up.url.rpartition(":")[2])))
+            time.sleep(0.05)  # as a network takes between one packet and the next
+            with context.wrap_socket(connection, server_hostname="127.0.0.1") as agreed:
+                agreed.sendall(b"GET /healthz HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+                assert agreed.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def seen(up: Up) -> str:
