@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -30,6 +31,9 @@ _log = logging.getLogger(__name__)
 
 _START_WITHIN: Final = 120.0
 """Seconds; a start takes about one, an emulated machine is twenty times slower."""
+
+_ANSWER_WITHIN: Final = 5.0
+"""Seconds that the gateway has for one answer before it is asked again."""
 
 _LOAD_WITHIN: Final = 60.0
 """Seconds that the program which is to take over has to be loaded."""
@@ -131,7 +135,7 @@ async def _run(
     if lifeline is not None:
         asyncio.get_running_loop().add_reader(lifeline, stopping.set)
     try:
-        await supervisor.run(stopping, _START_WITHIN, lambda: _serving(settings, data, here, url))
+        await supervisor.run(stopping, _START_WITHIN, lambda: _serving(settings, data, here, url, stopping))
     finally:
         for task in renewing:
             task.cancel()
@@ -201,10 +205,11 @@ def _certificate(settings: Settings) -> str | None:
     return Path(settings.tls_certificate).read_text() if settings.tls_certificate else None
 
 
-def _serving(settings: Settings, data: DataFolder, here: str, url: str) -> None:
+def _serving(settings: Settings, data: DataFolder, here: str, url: str, stopping: asyncio.Event) -> None:
     """Tell the world that the platform serves. Raises Problem where it does not."""
     certificate = _certificate(settings)
-    guarantees = _wait_until_served(Platform(here, data.admin_key.read_text().strip(), certificate))
+    platform = Platform(here, data.admin_key.read_text().strip(), certificate)
+    guarantees = wait_until_served(platform, stopping)
     _write_platform_file(settings, data, url, certificate)
     print(f"Pilotlight is ready on {url}", flush=True)
     notification.tell(f"READY=1\nSTATUS=Serving {url}")
@@ -214,17 +219,26 @@ def _serving(settings: Settings, data: DataFolder, here: str, url: str) -> None:
             output.note(f"Not guaranteed on this machine: {guarantee['name']}. {why}")
 
 
-def _wait_until_served(platform: Platform) -> list[dict[str, Any]]:
-    """Wait until the gateway says that all parts are there, and return the guarantees. Raises Problem."""
+def wait_until_served(platform: Platform, stopping: asyncio.Event) -> list[dict[str, Any]]:
+    """Wait until the gateway says that all parts are there, and return the guarantees.
+
+    Raises Problem where that does not come, at once where the certificate is no good or `stopping` is set.
+    """
     deadline = time.monotonic() + _START_WITHIN
     while True:
         try:
-            with platform.request("GET", "/readyz") as answer:
+            # The socket is ours: where the gateway is gone, it connects all the same, and nobody answers
+            with platform.request("GET", "/readyz", timeout=_ANSWER_WITHIN) as answer:
                 if answer.status == 200:
                     return list(platform.get(client.path("guarantees"))["guarantees"])
                 said = answer.read().decode(errors="replace")
         except Problem as problem:  # a service may have died meanwhile, and is started again
+            if isinstance(problem.__cause__, ssl.SSLCertVerificationError):
+                why = problem.__cause__.verify_message
+                raise Problem("unavailable", f"The certificate can't be served with: {why}.") from problem
             said = problem.detail
+        if stopping.is_set():
+            raise Problem("unavailable", "The platform was stopped before it was ready.")
         if time.monotonic() > deadline:
             raise Problem("unavailable", f"The platform does not get ready ({said}). See the log above.")
         time.sleep(0.01)

@@ -26,15 +26,15 @@ def handle(request):
 """
 
 
-def make(folder: Path, name: str, password: bytes | None = None) -> tuple[Path, Path]:
+def make(folder: Path, name: str, password: bytes | None = None, days: int = 1) -> tuple[Path, Path]:
     """Make a certificate for 127.0.0.1 that is signed by itself; return its file and that of its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)
     certificate = (
         x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
+        .not_valid_before(now - dt.timedelta(days=9))
+        .not_valid_after(now + dt.timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(
             x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
@@ -140,15 +140,17 @@ def test_files_that_do_not_fit_are_refused_and_the_former_ones_stay(secure):
         ("missing", "can't be read: No such file"),
         ("other", "must be PEM and belong"),
         ("locked", "the key has a password"),
+        ("expired", "certificate has expired"),
     ],
 )
-def test_what_can_not_be_served_with_is_told_before_anything_starts(tmp_path, broken, said):
+def test_what_can_not_be_served_with_is_told_and_ends_the_start(tmp_path, broken, said):
     certificate, key = make(tmp_path / "one", "one", b"secret" if broken == "locked" else None)
     words = {
         "none": ("--tls-certificate", str(certificate)),
         "missing": flags(certificate, tmp_path / "nowhere.pem"),
         "other": flags(certificate, make(tmp_path / "two", "two")[1]),
         "locked": flags(certificate, key),
+        "expired": flags(*make(tmp_path / "old", "old", days=-1)),
     }[broken]
     up = Up(tmp_path, words)
     assert up.start() == ""

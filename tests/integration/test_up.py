@@ -1,5 +1,6 @@
 """`pilotlight up`: starting, stopping, dying, and what may not be left."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -8,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from cli.client import Platform
+from cli.commands.up import wait_until_served
 from cli.serve import SERVICES
 from pilotlight.privileges import SERVICE_UID
+from pilotlight.problems import Problem
 from tests.support.platform import (
     PROGRAM,
     READY,
@@ -153,3 +157,10 @@ def test_a_service_that_cannot_start_ends_up_with_its_reason(tmp_path):
     said = refused("--data", str(data), "--port", str(free_port()))
     assert "registry.db" in said
     assert "The function-service service did not start; its reason stands above." in said
+
+
+def test_a_platform_that_is_stopped_before_it_answers_waits_no_longer():
+    stopping = asyncio.Event()
+    stopping.set()
+    with pytest.raises(Problem, match="stopped before it was ready"):
+        wait_until_served(Platform(f"http://127.0.0.1:{free_port()}", None), stopping)
