@@ -122,6 +122,9 @@ def _take(settings: Settings, data: DataFolder, work: Path, file: Path) -> Taken
     heads = repositories.pack(data.repositories, work)
     _copy_stores(settings, data, work)
     registry, layers = asyncio.run(_registry(data, work)), LayerStore(data.layers)
+    # Where another file's key is used, one that lies here is from before, and opens nothing any more
+    key_is_here = settings.secrets_key in ("", str(data.secrets_key)) and data.secrets_key.exists()
+    keys = (data.admin_key, data.secrets_key) if key_is_here else (data.admin_key,)
     archive = work / "archive"
     with os.fdopen(os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
         writer = Writer(opened)
@@ -131,7 +134,7 @@ def _take(settings: Settings, data: DataFolder, work: Path, file: Path) -> Taken
         writer.folder("bundles")
         for app in heads:
             writer.file(f"bundles/{app}", work / f"{app}.bundle")
-        for path in (data.admin_key, data.secrets_key, *sorted(data.root.glob(f"{data.audit.stem}*.jsonl"))):
+        for path in (*keys, *sorted(data.root.glob(f"{data.audit.stem}*.jsonl"))):
             with contextlib.suppress(FileNotFoundError):
                 writer.file(path.name, path)
         writer.folder("layers")
@@ -149,7 +152,7 @@ def _take(settings: Settings, data: DataFolder, work: Path, file: Path) -> Taken
         documents=_documents(work),
         repositories=len(heads),
         layers=len(needed) - len(missing),
-        secrets_key=data.secrets_key.exists(),
+        secrets_key=key_is_here,
         missing_layers=missing,
     )
 

@@ -142,6 +142,21 @@ def test_the_file_is_its_owners_alone_and_nothing_lies_beside_it(backup):
     assert not [name for name in names if "logs" in name]
 
 
+def test_a_key_of_the_secrets_that_is_used_no_more_is_not_passed_off_as_the_one_that_is(platform, tmp_path):
+    file, key = tmp_path / "backup.tar.gz", tmp_path / "elsewhere.key"
+    done = subprocess.run(
+        [*PROGRAM, "backup", str(file)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=platform.environment() | {"PILOTLIGHT_SECRETS_KEY": str(key)},
+    )
+    assert platform.data.secrets_key.exists()
+    assert "The key of the secrets is not in it" in done.stderr
+    with tarfile.open(file) as archive:
+        assert "secrets.key" not in archive.getnames()
+
+
 def taken_meanwhile(platform: Up, file: Path) -> int:
     """Take a backup while documents are written and a push goes live; return how many were written."""
     ended = threading.Event()
