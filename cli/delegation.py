@@ -1,10 +1,13 @@
-"""A control group in which limits can be set: asked of systemd, for this very process.
+"""A control group in which limits can be set, for this very process: one of systemd's, or of a container's.
 
 A login shell sits in session-N.scope, which systemd keeps to itself, and so does what it starts. So `up`,
 and `doctor` which tells what `up` would get, ask for a scope of their own with Delegate=yes and are moved
 into it: the call that systemd-run makes for a program that it starts, here for one that runs already.
-Standard output, signals and the terminal stay as they are. Where this is not possible nothing happens, and
-the guarantees tell.
+Standard output, signals and the terminal stay as they are.
+
+A container has a group of its own, which has to be made writable only.
+
+Where neither is possible nothing happens, and the guarantees tell.
 """
 
 import logging
@@ -26,7 +29,8 @@ _SYSTEMD: Final = Path("/run/systemd/system")  # is there when systemd is proces
 
 
 def request() -> None:
-    """Move this process into a delegated scope, where systemd runs and this is not yet one."""
+    """Open the group of a container; under systemd, move into a delegated scope, if this is not yet one."""
+    cgroup.open_own()
     if not _SYSTEMD.is_dir() or cgroup.own_group() is None or cgroup.delegated_base() is not None:
         return
     pid = str(os.getpid())

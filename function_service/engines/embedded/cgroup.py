@@ -13,6 +13,8 @@ from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
+from function_service.engines.embedded import syscalls
+
 CONTROLLERS = ("memory", "cpu", "pids")
 _ROOT = Path("/sys/fs/cgroup")
 _PERIOD = 100_000  # microseconds, of the CPU quota
@@ -56,14 +58,47 @@ def delegated(group: Path) -> bool:
 
 
 def delegated_base() -> Path | None:
-    """Return the delegated group that this process is in, or in whose leaf `platform` it is."""
+    """Return the group that this process was given, and is in, or in whose leaf `platform` it is."""
     group = own_group()
     if group is None:
         return None
     base = group.parent if group.name == PLATFORM else group
     # A user's own systemd gives groups away by their owner alone (252 sets no attribute there)
-    given = delegated(base) if os.geteuid() == 0 else base.stat().st_uid == os.geteuid()
+    if os.geteuid() == 0:
+        given = delegated(base) or _is_of_container(base)
+    else:
+        given = base.stat().st_uid == os.geteuid()
     return base if given and os.access(base / "cgroup.procs", os.W_OK) else None
+
+
+def _is_of_container(group: Path) -> bool:
+    """Tell whether a group is the uppermost that is seen here, and not that of the machine."""
+    return group == _ROOT and (group / "cgroup.events").exists()  # the machine's own has none, cgroups(7)
+
+
+def open_own() -> None:
+    """Make the groups of a container writable for what is in it, where they are shown to it read-only.
+
+    Docker shows them so, also to who may mount. Where this is not permitted nothing happens.
+    """
+    own = {line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines()}
+    attributes = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+    for place in _closed(Path("/proc/self/mountinfo").read_text(), own):
+        try:
+            syscalls.mount("none", place, None, syscalls.MS_REMOUNT | syscalls.MS_BIND | attributes)
+        except PermissionError:
+            return
+
+
+def _closed(mountinfo: str, own: Container[str]) -> list[str]:
+    """Return where groups whose paths are in `own` are mounted read-only, given a mountinfo (proc(5))."""
+    found = []
+    for line in mountinfo.splitlines():
+        mount, _, filesystem = line.partition(" - ")
+        root, place, options = mount.split()[3:6]
+        if filesystem.startswith("cgroup") and root in own and "ro" in options.split(","):
+            found.append(place)
+    return found
 
 
 def find(label: str) -> Hierarchy:

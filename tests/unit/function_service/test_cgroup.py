@@ -220,3 +220,39 @@ def test_a_kernel_without_swap_accounting_limits_the_rest(v1: Hierarchy, v2: Hie
         group.limit(64 << 20, 100)
         assert not (folder / file).exists()
         assert (hierarchy.folders["pids"] / "one/pids.max").read_text() == "100"
+
+
+MOUNTINFO = """\
+22 28 0:20 / /sys rw,nosuid,nodev,noexec,relatime shared:2 - sysfs sysfs rw
+31 22 0:27 /docker/4711 /sys/fs/cgroup/memory ro,nosuid,nodev,noexec,relatime master:9 - cgroup cgroup rw,memory
+32 22 0:28 /docker/4711 /sys/fs/cgroup/pids rw,nosuid,nodev,noexec,relatime - cgroup cgroup rw,pids
+33 22 0:29 /docker /sys/fs/cgroup/cpu ro,nosuid,nodev,noexec,relatime - cgroup cgroup rw,cpu
+34 22 0:30 / /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw,nsdelegate
+35 22 0:31 / /sys/kernel/debug ro,relatime - debugfs debugfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("own", "closed"),
+    [
+        ("/docker/4711", ["/sys/fs/cgroup/memory"]),
+        ("/", ["/sys/fs/cgroup"]),  # in a namespace of control groups
+        ("/system.slice/pilotlight.service", []),  # what is above of it is somebody else's
+    ],
+)
+def test_what_is_opened_is_the_container_s_own_and_was_closed(own: str, closed: list[str]) -> None:
+    assert cgroup._closed(MOUNTINFO, {own}) == closed
+
+
+@pytest.mark.parametrize("leaf", [".", cgroup.PLATFORM])
+def test_in_a_container_the_uppermost_group_is_its_own(
+    leaf: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroup, "_ROOT", tmp_path)
+    monkeypatch.setattr(cgroup, "own_group", lambda: tmp_path / leaf)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    (tmp_path / leaf).mkdir(exist_ok=True)
+    put(tmp_path, cgroup__procs="")
+    assert cgroup.delegated_base() is None  # it is the machine's
+    put(tmp_path, cgroup__events="populated 1\n")
+    assert cgroup.delegated_base() == tmp_path
