@@ -21,7 +21,7 @@ MARK = "of an image, and not of the host\n"  # what /marked says in each
 _KIND = "test"
 _IN_USE_AT_MOST = 60.0  # seconds in which a service has given up its blank containers
 BUSYBOX = shutil.which("busybox") or "/usr/bin/busybox"
-_APPLETS = ("sh", "cat", "echo", "httpd", "id", "ls", "mkdir", "sleep", "touch")
+_APPLETS = ("sh", "cat", "echo", "grep", "httpd", "id", "ls", "mkdir", "sleep", "touch")
 _LEFT_OUT = re.compile(
     r"/(test|tests|idlelib|tkinter|lib2to3|ensurepip|__pycache__|site-packages|dist-packages)(/|$)"
 )
@@ -38,18 +38,31 @@ def client(dockerd: str = DOCKERD) -> Iterator[Any]:
 @contextlib.contextmanager
 def imported(name: str, files: dict[str, Path | str], changes: tuple[str, ...] = ()) -> Iterator[str]:
     """Import an image of files (path → a file of the host, or a text), with a busybox; yield its id."""
+    with imported_tar(name, packed({"marked": MARK, **files}), changes) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def imported_tar(
+    name: str, tar: bytes | Path, changes: tuple[str, ...] = (), kind: str = _KIND
+) -> Iterator[str]:
+    """Import an image of a root file system; yield its id. What is built on it is of that kind, too.
+
+    What has no name of a kind, goes: so a test that builds something needs a kind of its own.
+    """
     repository, _, tag = name.partition(":")
+    labelled = (*changes, litter.label(kind))
     with client() as api:
-        litter.remove_nameless(api, _KIND)  # of tests that were killed
-        labelled = (*changes, litter.label(_KIND))
-        api.import_image_from_data(
-            packed({"marked": MARK, **files}), repository=repository, tag=tag, changes=labelled
-        )
+        litter.remove_nameless(api, kind)  # of tests that were killed
+        if isinstance(tar, Path):
+            api.import_image_from_file(str(tar), repository=repository, tag=tag, changes=labelled)
+        else:
+            api.import_image_from_data(tar, repository=repository, tag=tag, changes=labelled)
         try:
             yield api.inspect_image(name)["Id"]
         finally:
             remove(api, name)
-            litter.remove_nameless(api, _KIND)
+            litter.remove_nameless(api, kind)
 
 
 def remove(api: Any, name: str) -> None:
@@ -106,6 +119,13 @@ def of_node() -> dict[str, Path | str]:
     ]
     files = {str(path)[1:]: path for path in (program, *beside, *_libraries(program))}
     return files | ({} if program.parent == Path("/usr/bin") else {"usr/bin/node": f"-> {program}"})
+
+
+def of_redis() -> dict[str, Path | str]:
+    """Return the files of this machine's redis-server and redis-cli."""
+    programs = [Path(str(shutil.which(name))) for name in ("redis-server", "redis-cli")]
+    files: dict[str, Path | str] = {f"usr/local/bin/{program.name}": program for program in programs}
+    return files | {str(path)[1:]: path for path in _libraries(*programs)}
 
 
 def _libraries(*programs: Path) -> set[Path]:
