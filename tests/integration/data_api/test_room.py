@@ -51,7 +51,7 @@ async def get(client: Session, path: str, **headers: str) -> int:
 
 @asynccontextmanager
 async def soon() -> AsyncIterator[None]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(20):
         yield
 
 
