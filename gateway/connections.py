@@ -5,7 +5,6 @@ import contextlib
 import logging
 import socket
 import ssl
-import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ from gateway.call import Origin, QuickCall
 from gateway.glance import Glance, Plain
 from gateway.quick import Quick
 from gateway.replies import fault, malformed, problem_response
+from pilotlight.fresh import Fresh
 
 _log = logging.getLogger(__name__)
 
@@ -23,8 +23,6 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _IDLE = 75.0  # seconds that a connection may wait for its next request, or take to send the head of one
 _HANDSHAKE = 10.0  # seconds that a caller has to agree on TLS
-_FRESH = 0.5  # seconds at the end that a connection may take to send something at all
-_BEGUN = 0.02  # seconds until the request that comes last is surely under way
 _BREAK_OFF = 0.5  # seconds for what is written already to go out, after the grace
 _MAX_HEADER = 16 << 10  # bytes of the request line, and of one header
 
@@ -81,7 +79,7 @@ class CallerConnection(RequestHandler):
 
     def _heard(self) -> None:
         self.fresh = False
-        self.front.no_longer_fresh(self)
+        self.front.fresh.discard(self)
 
     def begins(self, call: QuickCall) -> None:
         """Note that a call is under way of which aiohttp does not know."""
@@ -178,12 +176,9 @@ class Front:
         self._server = server
         self._listeners: list[asyncio.Server] = []
         self.running = 0  # requests under way
-        # Connections by which nothing has come yet, those that agree on TLS among them. Weak, as nobody tells
-        # of one that fails at that
-        self._fresh: weakref.WeakSet[CallerConnection] = weakref.WeakSet()
+        self.fresh = Fresh()  # those that agree on TLS among them
         self.quick = quick
         self._quiet = asyncio.Event()
-        self._none_fresh = asyncio.Event()
         full = server.request_factory
         loop = asyncio.get_running_loop()
 
@@ -220,12 +215,6 @@ class Front:
         if self.running == 0:
             self._quiet.set()
 
-    def no_longer_fresh(self, connection: CallerConnection) -> None:
-        """Take note of a connection by which something has come, or which is gone."""
-        self._fresh.discard(connection)
-        if not self._fresh:
-            self._none_fresh.set()
-
     async def listen(
         self,
         listener: socket.socket,
@@ -249,7 +238,7 @@ class Front:
             )
             connection.front = self
             connection.fresh = True
-            self._fresh.add(connection)
+            self.fresh.add(connection)
             connection.inside = inside
             connection.machine = machine
             return connection
@@ -269,7 +258,6 @@ class Front:
     def stop_accepting(self) -> None:
         """Take no more connections, and close those that wait for their next request.
 
-        A fresh one may have its first request on the way, and its caller would not know to try again.
         aiohttp's `pre_shutdown` closes the others too: they would get no more of their request's body.
         """
         for listener in self._listeners:
@@ -280,12 +268,7 @@ class Front:
 
     async def drain(self, grace: float) -> None:
         """Let requests that are under way end within grace seconds, then break them off."""
-        if self._fresh:
-            self._none_fresh.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(grace, _FRESH)):
-                    await self._none_fresh.wait()
-                await asyncio.sleep(_BEGUN)
+        await self.fresh.heard(grace)
         self._quiet.clear()
         if self.running:
             with contextlib.suppress(TimeoutError):

@@ -16,11 +16,14 @@ from tests.support.platform import Process, Up, family, left_behind, service, wa
 SERVICES = ("function-service", "baas", "builder", "gateway")
 COUNTS = {
     "handler.py": (
-        "import json, os, time, urllib.request\n\n\ndef handle(request):\n"
+        "import json, os, time, urllib.error, urllib.request\n\n\ndef handle(request):\n"
         "    time.sleep(float(request.query.get('seconds', 0)))\n"
         "    url = f\"{os.environ['PILOTLIGHT_DATA_URL']}/ran/{request.body.decode()}/increment\"\n"
-        "    with urllib.request.urlopen(url, data=b'', timeout=20) as answer:\n"
-        "        return {'count': json.load(answer)['value']}\n"
+        "    try:\n"
+        "        with urllib.request.urlopen(url, data=b'', timeout=20) as answer:\n"
+        "            return {'count': json.load(answer)['value']}\n"
+        "    except urllib.error.HTTPError as refused:\n"
+        "        return refused.code, refused.read()\n"
     ),
     "pilotlight.toml": '[functions.counts]\npath = "."\nmax_instances = 6\ntimeout = "30s"\n',
 }
