@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cli import listener
-from pilotlight import privileges
+from pilotlight import descriptors, privileges
 from pilotlight.datafolder import DataFolder
 from pilotlight.machines import Link
 from pilotlight.settings import Settings
@@ -84,6 +84,7 @@ def run_service(
     Raises Problem.
     """
     configure_logging(service if number is None or settings.gateways == 1 else f"{service}/{number}")
+    descriptors.allow_many()
     data = DataFolder(settings.data)
     if lifeline is None:
         prepare(data)

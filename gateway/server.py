@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import resource
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
@@ -67,7 +66,6 @@ async def serve(
     else `private` is made here.
     `ready` is called once the functions are known. Calls wait for that a while, then are `unavailable`.
     """
-    _allow_many_connections()
     client = FunctionServiceClient.connect(data)
     routes = Routes()
     gateways = 1 if number is None else settings.gateways
@@ -146,12 +144,6 @@ async def serve(
         await client.close()
         if private is None:
             data.socket("gateway").unlink(missing_ok=True)
-
-
-def _allow_many_connections() -> None:
-    """Raise the limit of open files as far as it goes: many systems start programs with 1024."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _divider(calls: Calls) -> Callable[[web.BaseRequest, Handler], Awaitable[web.StreamResponse]]:

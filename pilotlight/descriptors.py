@@ -1,7 +1,14 @@
-"""Waiting for file descriptors on the event loop."""
+"""File descriptors: how many, and waiting for them on the event loop."""
 
 import asyncio
 import os
+import resource
+
+
+def allow_many() -> None:
+    """Raise the limit of open files as far as it goes: many systems start programs with 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def readable_once(descriptor: int) -> None:

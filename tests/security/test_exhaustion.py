@@ -80,6 +80,35 @@ for descriptor in held:
     await service.client.invocations.stop(lease.id, "the test is over")
 
 
+async def test_descriptors_that_are_on_their_way_hold_up_no_start_of_others(
+    service: Service, python: str
+) -> None:
+    """They count for a user, and where functions share one, for those of all functions (unix(7), ETOOMANYREFS)."""
+    source = f"""{TRY}
+import resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+pairs = []
+def flood():
+    while True:
+        pairs.append(socket.socketpair())
+        for _ in range(20):
+            socket.send_fds(pairs[-1][0], [b"!"], [0] * 250)
+result = [attempt(flood), len(pairs)]
+sys.modules["held"] = pairs  # longer than this call
+"""
+    lease, (error, count) = await leased(service, python, source)
+    assert (error, count > 0) == ("ETOOMANYREFS", True)
+    await service.deploy("newcomer", {"handler.py": support.PROBE}, egress=("example.org:443",))
+    assert await service.ask("newcomer", "result = 3") == (200, "3")
+    await deploy_snapshot(service, "copied")
+    assert await service.ask("copied", "result = 4") == (200, "4")
+    held = "import sys\nresult = len(sys.modules['held'])"
+    assert json.loads((await support.request(lease, held))[1]) == count
+    for name in ("newcomer", "copied"):
+        await service.client.control.delete_function(name)
+    await service.client.invocations.stop(lease.id, "the test is over")
+
+
 async def test_a_memory_bomb_ends_only_the_function(service: Service, python: str) -> None:
     if not await kept(service, "memory limit of each function"):
         return

@@ -24,8 +24,8 @@ _MODULES = (
     "__init__",
     "shell_frames",
     "engines/__init__",
-    *(f"engines/embedded/{name}" for name in ("__init__", "forking", "init", "messages", "relay", "sandbox")),
-    *(f"engines/embedded/{name}" for name in ("seccomp", "shell", "snapshot", "syscalls")),
+    *(f"engines/embedded/{name}" for name in ("__init__", "forking", "init", "limits", "messages", "relay")),
+    *(f"engines/embedded/{name}" for name in ("sandbox", "seccomp", "shell", "snapshot", "syscalls")),
     *(f"engines/docker/{name}" for name in ("__init__", "inside")),
 )
 

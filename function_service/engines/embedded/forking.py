@@ -79,9 +79,13 @@ def serve(
             for received in descriptors:
                 os.close(received)
             if pid is not None:
-                children[pid] = order["fork"]
                 pidfd = os.pidfd_open(pid)
-                _tell(channel, {"forked": order["fork"]}, [pidfd])
+                try:
+                    _tell(channel, {"forked": order["fork"]}, [pidfd])
+                    children[pid] = order["fork"]
+                except OSError as error:
+                    os.kill(pid, signal.SIGKILL)  # its user has too many descriptors on their way (limits.py)
+                    _tell(channel, {"refused": order["fork"], "error": error.strerror})
                 os.close(pidfd)
 
 

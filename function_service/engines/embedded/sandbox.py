@@ -25,6 +25,7 @@ from typing import Any
 
 from function_service.engines.embedded import (
     init,
+    limits,
     messages,
     relay,
     seccomp,
@@ -84,6 +85,7 @@ def run(order: dict[str, Any], descriptors: list[int], shim: Any, own_user: bool
         shell.run(control, listener_fd, attachment, _seal)
         return
     if order["kind"] == "snapshot":
+        limits.limit_snapshot()
         snapshot.confine(order["uid"], own_user)
     else:
         _seal()
@@ -131,7 +133,6 @@ def _isolate(output_fd: int) -> socket.socket:
     os.dup2(output_fd, 2)
     os.close(output_fd)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, min(4096, _hard_limit())))
     os.umask(0o022)
     return listener
 
@@ -143,11 +144,6 @@ def _set_environment(env: dict[str, str]) -> None:
         del os.environ[name]
     for name, value in env.items():
         os.environ[name] = value
-
-
-def _hard_limit() -> int:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return 1 << 20 if hard == resource.RLIM_INFINITY else hard
 
 
 def tmp_options(size: int) -> str:
@@ -186,6 +182,7 @@ def _confine(uid: int, own_user: bool) -> None:
 
 def _seal() -> None:
     """Give up the rest. After this, code of the function may run."""
+    limits.limit_function()  # not before: this process has sent descriptors
     syscalls.drop_capabilities()
     syscalls.die_with_parent(
         signal.SIGKILL

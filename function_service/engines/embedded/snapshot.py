@@ -27,7 +27,7 @@ import sys
 import threading
 from typing import Any
 
-from function_service.engines.embedded import forking, messages, seccomp, syscalls
+from function_service.engines.embedded import forking, limits, messages, seccomp, syscalls
 
 _APART = (
     syscalls.CLONE_NEWNS
@@ -131,6 +131,7 @@ def _separate(descriptors: list[int], application: Any, shim: Any, concurrency: 
     os.close(output_fd)
     messages.send(control, {"apart": True})
     messages.receive(control)  # /proc, /tmp and the network are there, and somebody needs this instance
+    limits.limit_function()
     syscalls.drop_capabilities()
     seccomp.install(_LAST_FILTER)
     listener = socket.socket(fileno=listener_fd)
