@@ -93,7 +93,14 @@ def docker_up(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def kill_service(up: Up, name: str) -> None:
+    """Kill a service, and wait for the next one: what that does about the first is a part of it."""
+
+    def begun() -> int:
+        return up.log.read_text().count(f"cli.supervisor: {name} is ready")
+
+    before = begun()
     kill(service(up, name))
+    wait_until(lambda: begun() > before)
 
 
 def kill_builder(up: Up) -> None:
