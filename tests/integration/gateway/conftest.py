@@ -14,7 +14,7 @@ import uvloop
 from aiohttp import web
 
 from gateway.server import serve
-from pilotlight import sockets
+from pilotlight import descriptors, sockets
 from pilotlight.datafolder import DataFolder
 from pilotlight.problems import KINDS
 from pilotlight.settings import Settings
@@ -142,6 +142,7 @@ def settings(tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
 
 @pytest.fixture
 async def rack(settings: Settings) -> AsyncIterator[Rack]:
+    descriptors.allow_many()  # this process is caller, gateway and instance at once
     data = DataFolder(settings.data)
     data.prepare()
     service = FakeFunctionService(data)
