@@ -1,5 +1,6 @@
 """Functions that take all they can get, or do not want to end: they get their limit, and others their answer."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from function_service.contract import Lease
+from function_service.engines.embedded import cgroup
 from pilotlight.problems import Problem
 from tests.support import service as support
 from tests.support.attacks import TRY, appeared, deploy_probes, deploy_snapshot, kept, processes_with
@@ -172,6 +174,29 @@ result = times.children_user + times.children_system
     assert used < 0.6
     assert await service.ask("neighbour", "result = 4") == (200, "4")
     await service.client.invocations.stop(lease.id, "the test is over")
+
+
+async def test_who_meets_its_cpu_limit_gives_way_to_all_others(service: Service) -> None:
+    """Docker's groups are not ours, and may be written anew by systemd."""
+    if not service.forks or not await kept(service, "CPU limit of each function"):
+        return
+    await service.deploy("greedy", {"handler.py": support.PROBE}, cpu=0.1)
+    lease = await service.acquire("greedy")
+    idle = [
+        cgroup.find(service.data.label).folders["cpu"] / folder / "cpu.idle"
+        for folder in (lease.instance, ".")
+    ]
+    assert [file.read_text() for file in idle] == ["0\n", "0\n"]
+    calling = asyncio.create_task(support.request(lease, "while True: pass"))
+    async with asyncio.timeout(60):  # only a machine with time left over asks it to
+        while [file.read_text() for file in idle] != ["1\n", "1\n"]:
+            await asyncio.sleep(0.02)
+    await service.client.invocations.stop(lease.id, "the test is over")
+    with pytest.raises(EOFError):
+        await calling
+    async with asyncio.timeout(10):
+        while idle[1].read_text() != "0\n":
+            await asyncio.sleep(0.02)
 
 
 async def test_what_ignores_signals_and_has_left_its_session_ends_with_its_instance(

@@ -18,8 +18,6 @@ from function_service.engines.embedded import syscalls
 CONTROLLERS = ("memory", "cpu", "pids")
 _ROOT = Path("/sys/fs/cgroup")
 _PERIOD = 100_000  # microseconds, of the CPU quota
-_FEW = {1: ("cpu.shares", "100"), 2: ("cpu.weight", "10")}  # a tenth of the usual ones
-_EQUAL = {1: ("cpu.shares", "1024"), 2: ("cpu.weight", "100")}
 PLATFORM = "platform"  # the leaf for our own processes below a delegated group
 
 
@@ -143,6 +141,13 @@ def _find_v2(label: str) -> Hierarchy:
     return Hierarchy(2, {c: folder for c in CONTROLLERS if c in have}, missing)
 
 
+def above(hierarchy: Hierarchy) -> "Group":
+    """Return the group of ours above all that are made in a hierarchy."""
+    folders = {controller: folder.parent for controller, folder in hierarchy.folders.items()}
+    name = next((folder.name for folder in hierarchy.folders.values()), "")
+    return Group(Hierarchy(hierarchy.version, folders, hierarchy.missing), name, make=False)
+
+
 def of(pid: int) -> "Group":
     """Return the group in which somebody else, such as Docker, has put a process. Raises OSError."""
     folders: dict[str, Path] = {}
@@ -196,6 +201,7 @@ class Group:
         for folder in self._unique if make else ():
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder)  # noqa: PTH102
+                self._set["cpu", "cpu.idle"] = "0"
         if self._version == 2 and "memory" in self._folders:
             self._write("memory", "memory.oom.group", "1")
 
@@ -245,14 +251,20 @@ class Group:
         else:
             self._write("cpu", "cpu.max", f"{quota} {_PERIOD}")
 
+    def limit_met(self) -> int:
+        """Return how often its processes were stopped because they had used their CPU time."""
+        stat = dict(line.split() for line in self._read("cpu", "cpu.stat").splitlines())
+        return int(stat.get("nr_throttled", 0))
+
     def give_way(self) -> None:
-        """Leave most of the CPU time to other groups while they want it."""
-        self._write("cpu", *_FEW[self._version])
+        """Run only while nobody beside this group wants to; before Linux 5.15 nothing changes."""
+        with contextlib.suppress(FileNotFoundError):
+            self._write("cpu", "cpu.idle", "1")
 
     def give_way_no_more(self) -> None:
-        """Have an equal share again, if it was given up."""
-        if self._set.get(("cpu", _FEW[self._version][0])) == _FEW[self._version][1]:
-            self._write("cpu", *_EQUAL[self._version])
+        """Run like others again."""
+        with contextlib.suppress(FileNotFoundError):
+            self._write("cpu", "cpu.idle", "0")
 
     def memory(self) -> int:
         """Return the bytes in use, without the page cache that the kernel would give up at once."""

@@ -37,6 +37,7 @@ from function_service.engines.embedded.handle import Handle
 from function_service.engines.embedded.namespaces import Users
 from function_service.engines.embedded.nursery import Anchor, Forker, Zygote, kill
 from function_service.engines.embedded.roots import Roots
+from function_service.engines.embedded.yielding import Yielding
 from function_service.layers.store import LayerStore
 from function_service.lines import LineReader
 from pilotlight.datafolder import DataFolder
@@ -82,6 +83,8 @@ class EmbeddedEngine:
         self._grants = Grants(data.socket("listeners"))
         self._hierarchy = cgroup.find(data.label)
         self._formers = survivors.Formers(self._hierarchy)
+        self._yielding = Yielding(cgroup.above(self._hierarchy))
+        self._yields: asyncio.Task[None] | None = None
         self._sandboxes: dict[str, Sandbox] = {}
         self._taking_back: set[asyncio.Task[None]] = set()  # what jobs have had
         self._next_user = 0
@@ -104,6 +107,8 @@ class EmbeddedEngine:
             await asyncio.to_thread(jobs.give, [self._data.builds], owner, of=sandboxes)
         self._container = await asyncio.to_thread(self._roots.make_container)
         await self._grants.start()
+        if "cpu" in self._hierarchy.folders:
+            self._yields = asyncio.create_task(self._yielding.run(), name="let others go first")
         return found
 
     def _adopt(self, former: Former, those: list[Kept]) -> list[Survivor]:
@@ -115,12 +120,16 @@ class EmbeddedEngine:
                 self._grants.grant(each.id, grant.descriptor, **grant.message)
             self._sandboxes[each.id] = sandbox
             self._taken[self._handle(sandbox).uid] += 1
+            self._yielding.watch(self._handle(sandbox).group, sandbox.id)
             adopted.append(Survivor(sandbox, each.memo.note))
         self._formers.follow(former)
         return adopted
 
     async def close(self) -> None:
         """Destroy all sandboxes, the zygotes and the control groups."""
+        if self._yields is not None:
+            self._yields.cancel()
+            await asyncio.gather(self._yields, return_exceptions=True)
         ends = (self.destroy(s) for s in list(self._sandboxes.values()))
         for error in await asyncio.gather(*ends, return_exceptions=True):
             if error is not None:
@@ -353,7 +362,7 @@ class EmbeddedEngine:
             await attaching.until_ready(handle.control, self._grants, sandbox.id, egress, identity)
         finally:
             # The start itself may use all the CPU that is free, since the caller waits for it
-            asyncio.get_running_loop().call_soon(self._limit_cpu, handle, assignment.cpu)
+            asyncio.get_running_loop().call_soon(self._limit_cpu, handle, assignment.cpu, assignment.function)
 
     @staticmethod
     def _send(
@@ -381,10 +390,10 @@ class EmbeddedEngine:
             self._grants.grant(sandbox.id, handle.egress_listener, kind="egress", egress=names, **identity)
             handle.egress_listener = None
 
-    @staticmethod
-    def _limit_cpu(handle: Handle, cores: float) -> None:
+    def _limit_cpu(self, handle: Handle, cores: float, function: str) -> None:
         if handle.destroying is None:
             handle.group.limit_cpu(cores)
+            self._yielding.watch(handle.group, function)
 
     @staticmethod
     def _handle(sandbox: Sandbox) -> Handle:
@@ -428,6 +437,7 @@ class EmbeddedEngine:
         handle.control.close()
         sandbox.socket.unlink(missing_ok=True)
         debug.place(sandbox.socket).unlink(missing_ok=True)
+        self._yielding.forget(handle.group)
         await remove(handle.group)
         del self._sandboxes[sandbox.id]
         if handle.former is not None:
@@ -454,7 +464,7 @@ class EmbeddedEngine:
         reader = LineReader(blank.output)
         try:
             handle.group.limit(job.memory, 1024)
-            handle.group.limit_cpu(job.cpu)
+            self._limit_cpu(handle, job.cpu, "build")
             if self._users.count:
                 await jobs.hand_over(writable, handle.uid, of={owner})
             identity = {"app": "", "function": "build"}

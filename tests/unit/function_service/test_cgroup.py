@@ -11,7 +11,7 @@ from function_service.engines.embedded.cgroup import Group, Hierarchy
 
 V1_FILES = {
     "memory": ("cgroup.procs", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"),
-    "cpu": ("cgroup.procs", "cpu.cfs_quota_us", "cpu.shares"),
+    "cpu": ("cgroup.procs", "cpu.cfs_quota_us", "cpu.idle"),
     "pids": ("cgroup.procs", "pids.max"),
 }
 V2_FILES = (
@@ -21,7 +21,7 @@ V2_FILES = (
     "memory.swap.max",
     "pids.max",
     "cpu.max",
-    "cpu.weight",
+    "cpu.idle",
 )
 
 
@@ -76,18 +76,31 @@ def test_limits_of_version_2(v2: Hierarchy) -> None:
         "memory.swap.max": "0",
         "pids.max": "100",
         "cpu.max": "25000 100000",
-        "cpu.weight": "",
+        "cpu.idle": "",
     }
 
 
-def test_who_gives_way_gets_a_tenth_until_it_is_needed(v1: Hierarchy, v2: Hierarchy) -> None:
-    for hierarchy, file, shares in ((v1, "cpu.shares", ("100", "1024")), (v2, "cpu.weight", ("10", "100"))):
-        group = one(hierarchy)
+def test_who_gives_way_is_idle_until_it_is_needed(v1: Hierarchy, v2: Hierarchy) -> None:
+    for hierarchy in (v1, v2):
+        group, file = one(hierarchy), hierarchy.folders["cpu"] / "one/cpu.idle"
+        group.give_way()
+        assert file.read_text() == "1"
         group.give_way_no_more()
-        assert (hierarchy.folders["cpu"] / "one" / file).read_text() == ""  # nothing was given up
-        for change, share in zip((group.give_way, group.give_way_no_more), shares, strict=True):
-            change()
-            assert (hierarchy.folders["cpu"] / "one" / file).read_text() == share
+        assert file.read_text() == "0"
+        file.unlink()  # Linux before 5.15
+        group.give_way()
+        group.give_way_no_more()
+        assert not file.exists()
+
+
+def test_a_new_group_need_not_be_told_to_give_way_no_more(v1: Hierarchy) -> None:
+    """Each cold start would write it."""
+    group = Group(v1, "new")
+    group.give_way_no_more()
+    assert list((v1.folders["cpu"] / "new").iterdir()) == []
+    group = one(v1)  # a former service may have left it giving way
+    group.give_way_no_more()
+    assert (v1.folders["cpu"] / "one/cpu.idle").read_text() == "0"
 
 
 @pytest.mark.parametrize(("first", "second"), [(64 << 20, 128 << 20), (128 << 20, 64 << 20)])
