@@ -110,10 +110,13 @@ def refusal(response: http.client.HTTPResponse, text: bytes) -> Problem:
     except (ValueError, KeyError, TypeError):
         document, detail = {}, f"The platform answered {response.status} {response.reason}."
     if response.status in (401, 403):
-        detail += (
-            " Commands take the key from PILOTLIGHT_KEY, else from admin.key in the data folder "
-            f"({current().data}), which its owner alone may read."
-        )
+        whence = "The key was that of PILOTLIGHT_KEY."
+        if named_platform().key is None:
+            whence = (
+                "Commands take the key from PILOTLIGHT_KEY, else from admin.key in the data folder "
+                f"({current().data}), which its owner alone may read."
+            )
+        detail = f"{detail.rstrip('.')}. {whence}"
     kind = response.headers.get("Pilotlight-Error", "")
     return Problem(kind if kind in KINDS else "internal", detail, logs=document.get("logs", []))
 

@@ -24,11 +24,9 @@ def command(*, file: Path, data: str | None, store: str | None) -> None:
 
     with output.ending_tidily(), output.working("Taking a backup…"):
         taken = take(current({"data": data, "store": store}), file.absolute())
-    print(
-        f"{taken.file} ({output.size(taken.bytes)}) holds {taken.functions} functions in {taken.revisions} "
-        f"revisions, {taken.layers} layers, {taken.repositories} repositories, {taken.documents} documents, "
-        f"{taken.keys} keys."
-    )
+    names = ("functions", "revisions", "layers", "repositories", "documents", "keys")
+    numbers = ", ".join(f"{name}: {getattr(taken, name)}" for name in names)
+    print(f"{taken.file} ({output.size(taken.bytes)}) holds {numbers}.")
     if taken.secrets_key:
         output.note("It holds the keys, and the key of the secrets: who reads it may do everything.")
     else:

@@ -106,6 +106,22 @@ def test_a_key_that_cannot_be_is_refused_with_what_was_expected(up, flag, value)
     assert "90d" in done.stderr or "deploy" in done.stderr
 
 
+def test_a_command_that_is_refused_says_whose_key_it_sent(up, monkeypatch):
+    _, weak = make_key(up, "weak", "--scope", "invoke")
+    kept = up.environment
+    for key, why in ((weak, "pilotlight keys create NAME --scope admin."), ("x", "those that are valid.")):
+        monkeypatch.setattr(up, "environment", lambda key=key: kept() | {"PILOTLIGHT_KEY": key})
+        done = up.run("keys", "list")
+        assert done.returncode != 0
+        assert f"{why} The key was that of PILOTLIGHT_KEY." in " ".join(done.stderr.split())
+        assert "admin.key" not in done.stderr
+    monkeypatch.setattr(up, "environment", kept)
+    up.data.admin_key.rename(up.data.root / "aside")
+    done = up.run("keys", "list")
+    (up.data.root / "aside").rename(up.data.admin_key)
+    assert f"else from admin.key in the data folder ({up.data.root})" in " ".join(done.stderr.split())
+
+
 def test_a_lost_key_of_the_secrets_stops_the_start_until_they_are_forgotten(tmp_path):
     with Up(tmp_path / "platform") as up:
         key = tmp_path / "elsewhere.key"
