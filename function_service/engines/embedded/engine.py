@@ -129,7 +129,9 @@ class EmbeddedEngine:
         """Destroy all sandboxes, the zygotes and the control groups."""
         if self._yields is not None:
             self._yields.cancel()
-            await asyncio.gather(self._yields, return_exceptions=True)
+            for error in await asyncio.gather(self._yields, return_exceptions=True):
+                if not isinstance(error, asyncio.CancelledError):
+                    _log.error("Functions at their CPU limit no longer gave way", exc_info=error)
         ends = (self.destroy(s) for s in list(self._sandboxes.values()))
         for error in await asyncio.gather(*ends, return_exceptions=True):
             if error is not None:

@@ -71,6 +71,8 @@ class Yielding:
         watched.since = self._met.get(function, 0.0)
         if watched.since:
             self._set(watched, yields=True)
+        else:
+            group.give_way_no_more()  # a service that was killed may have left it so
         self._some.set()
 
     def forget(self, group: Group) -> None:

@@ -102,6 +102,12 @@ async def test_what_its_function_did_just_before_counts_for_the_next_group(yield
     await become(second, gives_way=False)
 
 
+async def test_a_group_that_a_killed_service_has_left_giving_way_is_freed(yielding: Yielding) -> None:
+    group = Group(gives_way=True)
+    yielding.watch(group, "survivor")
+    assert not group.gives_way
+
+
 async def test_where_no_time_is_left_over_nobody_gives_way(
     yielding: Yielding, above: Group, machine: Machine
 ) -> None:
