@@ -56,10 +56,13 @@ class _Watched:
 class Yielding:
     """Looks after the groups of functions, and the one above them all, beside which the platform runs."""
 
-    def __init__(self, above: Group, left_over: Callable[[], float] | None = None) -> None:
-        """`left_over` returns the seconds for which processors had nothing to do, the sum of all of them."""
+    def __init__(self, above: Group, left_over: Callable[[], tuple[float, float]] | None = None) -> None:
+        """`left_over` returns the moment, and for how many seconds processors had nothing to do by then.
+
+        The moment is one of `time.monotonic`, the seconds are the sum of all processors.
+        """
         self._above = above
-        self._left_over = left_over or _uptime
+        self._left_over = left_over or _left_over
         self._watched: dict[Group, _Watched] = {}
         self._round: list[_Watched] = []  # who is to be looked at before anybody is for the second time
         self._met: dict[str, float] = {}  # function → when one of its groups met its limit last
@@ -88,14 +91,14 @@ class Yielding:
         self._above.give_way_no_more()  # a former run may have left it so
         processors = os.cpu_count() or 1
         # Two ticks back, as those who meet their limit use nothing in one half of its period
-        looks = deque([(time.monotonic(), self._left_over())], maxlen=3)
+        looks = deque([self._left_over()], maxlen=3)
         while True:
             await self._some.wait()
             await asyncio.sleep(TICK)
-            now = time.monotonic()
-            looks.append((now, self._left_over()))
-            there = (now - looks[0][0]) * processors
-            used = there - (looks[-1][1] - looks[0][1])
+            looks.append(self._left_over())
+            (before, idle_before), (now, idle) = looks[0], looks[-1]
+            there = (now - before) * processors
+            used = there - (idle - idle_before)
             if used > there * (1 - _FULL):
                 self._met.clear()
                 for each in self._watched.values():
@@ -134,7 +137,6 @@ class Yielding:
             self._above.give_way_no_more()
 
 
-def _uptime() -> float:
-    """Return the second number of /proc/uptime (proc(5))."""
+def _left_over() -> tuple[float, float]:
     with open("/proc/uptime") as file:  # noqa: PTH123  twenty times a second
-        return float(file.read().split()[1])
+        return time.monotonic(), float(file.read().split()[1])  # proc(5)

@@ -38,11 +38,11 @@ class Machine:
         self.share = 0.5
         self._left, self._at = 0.0, time.monotonic()
 
-    def left_over(self) -> float:
+    def left_over(self) -> tuple[float, float]:
         now = time.monotonic()
         self._left += (now - self._at) * self.share * (os.cpu_count() or 1)
         self._at = now
-        return self._left
+        return now, self._left
 
 
 @pytest.fixture
