@@ -198,6 +198,7 @@ class Group:
         self._folders = {controller: f"{folder}/{name}" for controller, folder in hierarchy.folders.items()}
         self._unique = list(dict.fromkeys(self._folders.values()))
         self._set: dict[tuple[str, str], str] = {}
+        self._stat: int | None = None
         for folder in self._unique if make else ():
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder)  # noqa: PTH102
@@ -252,9 +253,17 @@ class Group:
             self._write("cpu", "cpu.max", f"{quota} {_PERIOD}")
 
     def limit_met(self) -> int:
-        """Return how often its processes were stopped because they had used their CPU time."""
-        stat = dict(line.split() for line in self._read("cpu", "cpu.stat").splitlines())
-        return int(stat.get("nr_throttled", 0))
+        """Return how often its processes were stopped because they had used their CPU time.
+
+        It is asked for so often that the file stays open, until the group is removed.
+        """
+        try:
+            if self._stat is None:
+                self._stat = os.open(f"{self._folders['cpu']}/cpu.stat", os.O_RDONLY | os.O_CLOEXEC)
+            _, _, number = os.pread(self._stat, 1 << 12, 0).partition(b"nr_throttled ")
+        except (KeyError, OSError):
+            return 0  # no controller, as `doctor` says, or the group is gone
+        return int(number.split(None, 1)[0]) if number else 0
 
     def give_way(self) -> None:
         """Run only while nobody beside this group wants to; before Linux 5.15 nothing changes."""
@@ -297,6 +306,9 @@ class Group:
 
     def remove(self) -> bool:
         """Remove the group; False while the kernel still holds a dying process in it."""
+        if self._stat is not None:
+            os.close(self._stat)
+            self._stat = None
         remaining = [folder for folder in self._unique if not _remove(folder)]
         return not remaining
 

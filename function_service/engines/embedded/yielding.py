@@ -18,12 +18,12 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 TICK: Final = 0.05
-"""Seconds between two looks; half of the period of a CPU limit."""
+"""Seconds between two looks, half of the period of a CPU limit; twice that while nobody meets one."""
 
 HOLD: Final = 1.0
 """Seconds without its limit met, after which a group goes first again."""
 
-_AT_ONCE: Final = 32  # groups that are looked at in a tick, so that many cost no more than that
+_AT_ONCE: Final = 8  # groups that are looked at in a tick, so that many cost no more than that
 _QUIET: Final = 0.01  # seconds of processor time in a tick, used by all that runs, below which nobody looks
 _FULL: Final = 0.05  # of the machine's time; where less was left over, there is none
 
@@ -94,7 +94,7 @@ class Yielding:
         looks = deque([self._left_over()], maxlen=3)
         while True:
             await self._some.wait()
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(TICK if self._met else 2 * TICK)
             looks.append(self._left_over())
             (before, idle_before), (now, idle) = looks[0], looks[-1]
             there = (now - before) * processors

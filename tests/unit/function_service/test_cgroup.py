@@ -93,6 +93,26 @@ def test_who_gives_way_is_idle_until_it_is_needed(v1: Hierarchy, v2: Hierarchy) 
         assert not file.exists()
 
 
+def test_how_often_the_limit_was_met(v1: Hierarchy, v2: Hierarchy) -> None:
+    for hierarchy in (v1, v2):
+        group, folder = one(hierarchy), hierarchy.folders["cpu"] / "one"
+        assert group.limit_met() == 0  # before a limit is set, some kernels tell nothing
+        put(folder, cpu__stat="nr_periods 12\nnr_throttled 7\nthrottled_usec 5\n")
+        assert group.limit_met() == 7
+        put(folder, cpu__stat="nr_periods 13\nnr_throttled 8\nthrottled_usec 5\n")
+        assert group.limit_met() == 8
+
+
+def test_a_group_leaves_no_file_open(v1: Hierarchy) -> None:
+    before = sorted(Path("/proc/self/fd").iterdir())
+    group = one(v1)
+    put(v1.folders["cpu"] / "one", cpu__stat="nr_throttled 7\n")
+    assert group.limit_met() == 7
+    with pytest.raises(OSError, match="not empty"):  # these folders hold real files
+        group.remove()
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
 def test_a_new_group_need_not_be_told_to_give_way_no_more(v1: Hierarchy) -> None:
     """Each cold start would write it."""
     group = Group(v1, "new")
