@@ -237,8 +237,10 @@ async def test_logs_are_followed_live(service: Service) -> None:
     await service.deploy("talking", {"handler.py": support.PROBE})
     following = service.client.control.logs("talking", 0, True)
     first = asyncio.ensure_future(anext(following))
-    await service.ask("talking", "print('live')\nresult = 1")
-    assert (await asyncio.wait_for(first, 5)).line == "live"
+    async with asyncio.timeout(5):
+        while not first.done():  # nobody tells from when on it is followed
+            await service.ask("talking", "print('live')\nresult = 1")
+    assert first.result().line == "live"
     await following.aclose()
 
 
