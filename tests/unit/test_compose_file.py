@@ -2,18 +2,16 @@
 
 import configparser
 import re
-import shlex
 from dataclasses import fields
 from typing import Any
 
-import click
 import pytest
 import yaml
 
-from cli.main import COMMANDS, program
 from cli.serve import SERVICES, STOP_WITHIN
 from pilotlight.privileges import SERVICE_UID
 from pilotlight.settings import Settings, parse_duration
+from tests.support.commands import command_of
 from tests.support.platform import ROOT
 
 TEXT = (ROOT / "compose.yaml").read_text()
@@ -70,13 +68,7 @@ def test_what_can_be_set_is_named_on_the_page() -> None:
 
 @pytest.mark.parametrize("call", CALLS)
 def test_every_command_on_the_page_takes_what_it_is_given(call: str) -> None:
-    words = shlex.split(call)[1:]
-    assert words[0] in COMMANDS
-    command = program.get_command(click.Context(program), words[0])
-    rest = words[1:]
-    while isinstance(command, click.Group):
-        command = command.get_command(click.Context(command), rest.pop(0))
-    assert command is not None
+    command, rest = command_of(call)
     command.make_context(call, rest)
 
 

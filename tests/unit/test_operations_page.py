@@ -1,15 +1,13 @@
 """docs/OPERATIONS.md names commands, flags, units, settings, messages and pages that there are."""
 
 import re
-import shlex
 from dataclasses import fields
 from pathlib import Path
 
-import click
 import pytest
 
-from cli.main import COMMANDS, program
 from pilotlight.settings import Settings
+from tests.support.commands import command_of
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/OPERATIONS.md").read_text()
@@ -28,13 +26,7 @@ NAMED = sorted(set(re.findall(r"`(pilotlight [a-z][^`]*)`", PAGE)) - {"pilotligh
 
 @pytest.mark.parametrize("call", [*CALLS, *NAMED])
 def test_every_command_exists_and_takes_what_it_is_given(call):
-    words = shlex.split(call)[1:]
-    assert words[0] in COMMANDS
-    command = program.get_command(click.Context(program), words[0])
-    rest = words[1:]
-    while isinstance(command, click.Group):
-        command = command.get_command(click.Context(command), rest.pop(0))
-    assert command is not None
+    command, rest = command_of(call)
     if call in CALLS:
         command.make_context(call, rest)  # raises where the command line is wrong
     else:
