@@ -143,6 +143,7 @@ class RouteTable(Struct, frozen=True, tag=True):
 
     routes: dict[str, Route]  # by function name
     keys: dict[str, Key]  # by hexadecimal SHA-256, with those that have expired
+    edition: int = 0  # of the registry; that of a later table is higher
 
 
 class Recall(Struct, frozen=True, tag=True):

@@ -49,9 +49,18 @@ class Homes:
         self.on_machines: Callable[[Machines], None] = _nothing  # told of the others when they change
         self.machines = Machines(())
 
-    async def start(self) -> None:
+    async def meet(self) -> None:
         """Make this machine known to the others, and them to us. Raises Problem."""
-        await self._meet()
+        here = Write(space=_KNOWN, key=self._here.id, value=self._here.address.encode(), ttl=self._lease)
+        await self._store.write([here])
+        known = await self._store.scan(_KNOWN, limit=_MOST)
+        others = tuple(entry.value.decode() for entry in known if entry.key != self._here.id)
+        found = await self._store.get(_BUILDER, _ONLY)
+        builder = self._here if found is None else msgspec.msgpack.decode(found.value, type=Machine)
+        machines = Machines(others, "" if builder.id == self._here.id else builder.address)
+        if machines != self.machines:
+            self.machines = machines
+            self.on_machines(machines)
 
     async def close(self) -> None:
         """Give everything up that is claimed. What can't be told lapses by itself."""
@@ -116,22 +125,10 @@ class Homes:
         while True:
             await asyncio.sleep(_RENEW_EVERY)
             try:
-                await self._meet()
+                await self.meet()
                 await self.renew()
             except Problem as problem:
                 _log.warning("action=renew-failed detail=%r", problem.detail)
-
-    async def _meet(self) -> None:
-        here = Write(space=_KNOWN, key=self._here.id, value=self._here.address.encode(), ttl=self._lease)
-        await self._store.write([here])
-        known = await self._store.scan(_KNOWN, limit=_MOST)
-        others = tuple(entry.value.decode() for entry in known if entry.key != self._here.id)
-        found = await self._store.get(_BUILDER, _ONLY)
-        builder = self._here if found is None else msgspec.msgpack.decode(found.value, type=Machine)
-        machines = Machines(others, "" if builder.id == self._here.id else builder.address)
-        if machines != self.machines:
-            self.machines = machines
-            self.on_machines(machines)
 
     async def settle(self) -> None:
         """Have the repositories on this machine, for good. Raises Problem `conflict` where they are not."""

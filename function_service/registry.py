@@ -112,6 +112,11 @@ class Registry:
         """Wait for changes that are under way."""
         await asyncio.gather(*self.changes, return_exceptions=True)
 
+    @property
+    def edition(self) -> int:
+        """The edition of what is in memory: each change makes one that is higher."""
+        return self._edition
+
     async def load(self) -> None:
         """Read everything into memory but the secrets, see `open_secrets`."""
         while True:

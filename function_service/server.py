@@ -34,6 +34,7 @@ from function_service.service import (
 )
 from function_service.shells import Shells
 from function_service.snapshots import Snapshots
+from function_service.spread import Spread
 from function_service.vault import VaultDoor
 from pilotlight import stores
 from pilotlight.datafolder import DataFolder
@@ -124,10 +125,11 @@ async def running(settings: Settings, data: DataFolder, make: Maker) -> AsyncIte
         layers.start()
         logs = LogBook(data.logs, settings.max_logs)
         garbage = Garbage(registry, layers, logs, settings.max_unused_layers)
-        homes, exchange = None, None
+        homes, exchange, spread = None, None, None
         if link is not None:
             here = Machine(stores.identity(data), link.address)
             homes = Homes(store, here)
+            spread = Spread(homes, link)
             exchange = Exchange(store, layers, here, link, settings.max_fetched_layers)
         engine = make(layers, interpreters)
         stack.push_async_callback(engine.close)
@@ -154,7 +156,7 @@ async def running(settings: Settings, data: DataFolder, make: Maker) -> AsyncIte
         metrics = Metrics()
         fleet.observe = metrics.started
         pool.observe = metrics.took
-        invocations = InvocationsDoor(registry, fleet, metrics, logs, homes)
+        invocations = InvocationsDoor(registry, fleet, metrics, logs, homes, spread)
         server = Server(
             data.socket("function-service"),
             {
@@ -255,7 +257,7 @@ async def _share(
         exchange.images.machines = lambda: homes.machines.addresses
         exchange.images.needed = registry.images_in_use
     registry.on_change = changed
-    await homes.start()
+    await homes.meet()
     async with asyncio.TaskGroup() as group:  # a fault in any of them ends the service
         tasks = [
             group.create_task(homes.run(), name="keep claims"),

@@ -53,6 +53,7 @@ from function_service.pool import Pool
 from function_service.registry import Registry
 from function_service.shells import Shells
 from function_service.snapshots import Snapshots
+from function_service.spread import Spread
 from pilotlight import clock, rpc
 from pilotlight.problems import Problem
 from pilotlight.store import Store
@@ -69,9 +70,16 @@ class InvocationsDoor:
     """Implements contract.Invocations."""
 
     def __init__(
-        self, registry: Registry, fleet: Fleet, metrics: Metrics, logs: LogBook, homes: Homes | None = None
+        self,
+        registry: Registry,
+        fleet: Fleet,
+        metrics: Metrics,
+        logs: LogBook,
+        homes: Homes | None = None,
+        spread: Spread | None = None,
     ) -> None:
         self._homes = homes
+        self._spread = spread
         self._registry = registry
         self._fleet = fleet
         self._metrics = metrics
@@ -91,12 +99,19 @@ class InvocationsDoor:
                 concurrency=config.concurrency,
                 max_instances=config.max_instances,
             )
-        return RouteTable(routes, {key.sha256: key for key in self._registry.keys.values()})
+        keys = {key.sha256: key for key in self._registry.keys.values()}
+        return RouteTable(routes, keys, self._registry.edition)
 
     def publish(self) -> None:
         """Make what the registry says known to the gateways, in one step, and drain what is live no more."""
         self._fleet.broadcast(self.table())
         self._fleet.routes_changed()
+
+    async def changed(self) -> None:
+        """Publish a change that was made here; return when the other machines have heard of it, too."""
+        self.publish()
+        if self._spread is not None:
+            await self._spread.reached(self._registry.edition)
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yield what happens (see contract)."""
@@ -239,7 +254,7 @@ class ControlDoor:
 
     async def _delete_function(self, function: str) -> bool:
         app_gone = await self._registry.delete(function)
-        self._invocations.publish()
+        await self._invocations.changed()
         self._shells.stop(function, "its function was deleted")
         await self._fleet.to_zero(function)
         await self._fleet.last_words(function)
@@ -303,7 +318,7 @@ class ControlDoor:
 
         wanted = await self._registry.rollback(function, revision, check)
         details["revision"] = wanted.id
-        self._invocations.publish()
+        await self._invocations.changed()
         return wanted
 
     async def logs(self, function: str, tail: int, follow: bool) -> AsyncGenerator[LogLine, None]:
@@ -557,7 +572,7 @@ class BuildsDoor:
         changed = await self._registry.activate(app, commit)
         details["revisions"] = self._registry.apps[app].live
         if changed:
-            self._invocations.publish()
+            await self._invocations.changed()
             revisions = await self.current(app)
             self._garbage.settled(key for each in revisions for key in needed_by(each))
             await self._garbage.collect()

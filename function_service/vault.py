@@ -50,7 +50,7 @@ class VaultDoor:
     ) -> tuple[Key, str]:
         made = await self._registry.create_key(name, scopes, app, expires)
         details["id"] = made[0].id
-        self._invocations.publish()
+        await self._invocations.changed()
         return made
 
     async def delete_key(self, key: str, by: Actor = PLATFORM) -> None:
@@ -61,7 +61,7 @@ class VaultDoor:
 
     async def _delete_key(self, key: str) -> None:
         await self._registry.delete_key(key)
-        self._invocations.publish()
+        await self._invocations.changed()
 
     async def secrets(self, by: Actor = PLATFORM) -> list[str]:
         """List the names of secrets."""
@@ -75,10 +75,15 @@ class VaultDoor:
     async def _put_secret(self, name: str, value: str) -> None:
         await self._registry.put_secret(name, value)
         self._snapshots.forget_secret(name)
+        await self._invocations.changed()
 
     async def delete_secret(self, name: str, by: Actor = PLATFORM) -> None:
         """Delete a secret."""
-        await self._audit.during("secret.delete", by, self._registry.delete_secret(name), {"secret": name})
+        await self._audit.during("secret.delete", by, self._delete_secret(name), {"secret": name})
+
+    async def _delete_secret(self, name: str) -> None:
+        await self._registry.delete_secret(name)
+        await self._invocations.changed()
 
     async def audit(self, tail: int) -> list[AuditEntry]:
         """Return the last entries of the audit log."""

@@ -38,6 +38,7 @@ _NEED_KEY = ("/api/", "/git/", "/data/")
 # All that the builder serves. What is spelled otherwise has no app, so that both see the same one
 _GIT = re.compile(r"/git/([a-z0-9-]+)\.git/(?:info/refs|git-upload-pack|git-receive-pack)(?:\?.*)?")
 _METRICS_WITHIN = 2.0  # seconds
+_EDITION_WITHIN = 5.0  # seconds; whoever asks has less patience
 _NONE: frozenset[bytes] = frozenset()
 _MAX_JSON = 1 << 20  # bytes of a body that the control API reads
 
@@ -91,6 +92,7 @@ class Platform:
                 web.route("*", "/git/{rest:.*}", self._git, expect_handler=_not_yet),
                 web.get("/machines/layers/{digest}", self._layer),
                 web.get("/machines/images/{digest}", self._layer),
+                web.get(r"/machines/editions/{edition:\d{1,15}}", self._edition),
                 web.route("*", f"{Builder.PATH}/{{rest:.*}}", self._builder_here, expect_handler=_not_yet),
                 web.route("*", "/data/v1/{rest:.*}", self._documents, expect_handler=_not_yet),
             ]
@@ -236,6 +238,16 @@ class Platform:
         """Give another machine a layer or an image."""
         _only_for_machines(request)
         return await self._layers.pass_on(request, request.path)
+
+    async def _edition(self, request: web.Request) -> web.Response:
+        """Tell another machine, once it is so, that calls are answered by an edition of the registry."""
+        _only_for_machines(request)
+        try:
+            async with asyncio.timeout(_EDITION_WITHIN):
+                await self._follower.heard_of(int(request.match_info["edition"]))
+        except TimeoutError:
+            raise Problem("unavailable", "This machine has not heard of it in time.", retry_after=1) from None
+        return web.Response(status=204)
 
     async def _builder_here(self, request: web.Request) -> web.StreamResponse:
         """Pass on what another machine asks the builder."""

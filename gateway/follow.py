@@ -25,6 +25,7 @@ class Follower:
         self._others = others
         self.known = asyncio.Event()
         self.connected = False
+        self._newer = asyncio.Event()  # set, and replaced, with each table
 
     async def run(self) -> None:
         """Follow until cancelled. Table and leases are kept while the function service is away."""
@@ -51,8 +52,15 @@ class Follower:
             await asyncio.sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
             failures += 1
 
+    async def heard_of(self, edition: int) -> None:
+        """Return once the table is of that edition of the registry, or a later one."""
+        while self._routes.table is None or self._routes.table.edition < edition:
+            await self._newer.wait()
+
     def _became_current(self, table: RouteTable) -> None:
         self._routes.table = table
+        self._newer.set()
+        self._newer = asyncio.Event()
         self._broker.swap(table)
         self._others.prune(table.routes)
         if not self.connected:

@@ -71,7 +71,6 @@ def test_what_was_built_on_one_machine_runs_on_the_other_and_goes_with_its_funct
         App.make(one, "site", files).deploy()
         (image,) = wait_until(lambda: fetched(second))  # ahead of the first call
         assert image["RepoTags"][0].startswith(f"{FETCHED}:{two.data.label}-")
-        wait_until(lambda: call(two, "site").status != 404)
         answer = call(two, "site")
         assert (answer.status, answer.text) == (200, "hello")
         with images.client(second) as api:
@@ -120,7 +119,6 @@ def test_an_image_of_a_registry_is_pulled_by_its_digest(
             (found,) = wait_until(lambda: fetched(second))
             assert found["Id"] == registry.id
             assert f"/v2/team/tool/manifests/{registry.digest}" in registry.asked
-            wait_until(lambda: call(two, "pulled").status != 404)
             assert call(two, "pulled").text == "of a registry\n"
             assert two.run("delete", "pulled").returncode == 0
             wait_until(lambda: not fetched(second))
@@ -136,7 +134,6 @@ def test_a_machine_that_does_not_permit_an_image_neither_gets_nor_starts_it(
     with one, two:
         manifest = MANIFEST.format("barred", f'runtime = "native"\nimage = "{BASE}"\n')
         App.make(one, "barred", {"handler": SERVER, "pilotlight.toml": manifest}).deploy()
-        wait_until(lambda: call(two, "barred").status != 404)
         answer = call(two, "barred")
         assert answer.status == 502
         assert "python:3.*" in answer.text

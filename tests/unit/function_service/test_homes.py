@@ -87,11 +87,11 @@ async def test_the_next_service_of_a_machine_has_what_the_former_one_had() -> No
 async def test_a_service_that_stops_gives_everything_up() -> None:
     world = World()
     one, two = world.service("one"), world.service("two")
-    await one.start()
+    await one.meet()
     await one.take("f")
     await one.close()
     await two.take("f")
-    await two.start()
+    await two.meet()
     assert two.machines == Machines(())
     await two.close()
 
@@ -101,9 +101,9 @@ async def test_machines_know_each_other_and_where_the_repositories_are() -> None
     one, two = world.service("one"), world.service("two")
     told: list[Machines] = []
     two.on_machines = told.append
-    await one.start()
+    await one.meet()
     await one.settle()
-    await two.start()
+    await two.meet()
     assert told == [Machines(("one:1",), "one:1")]
     with pytest.raises(Problem, match="one:1") as caught:
         await two.settle()

@@ -1,0 +1,49 @@
+"""A change of the registry spreads: it is over when the gateways of all machines answer by it.
+
+Without that, whoever has pushed a function, or made a key, could be told by the next machine that there is no
+such thing. On a platform of one machine there is none of this.
+"""
+
+import asyncio
+import logging
+from typing import Final
+
+from function_service.homes import Homes
+from pilotlight.machines import Link
+from pilotlight.problems import Problem
+
+_log = logging.getLogger(__name__)
+
+PATH: Final = "/machines/editions/"
+_WITHIN: Final = 3.0  # seconds; a machine that has just died is among the others for longer than that
+
+
+class Spread:
+    """Asks the other machines whether they have heard of a change."""
+
+    def __init__(self, homes: Homes, link: Link) -> None:
+        self._homes = homes
+        self._link = link
+
+    async def reached(self, edition: int) -> None:
+        """Return once the other machines have that edition of the registry, or after three seconds."""
+        try:
+            await self._homes.meet()  # one that has just started would not be known yet
+        except Problem as problem:
+            _log.warning("action=meet-failed detail=%r", problem.detail)
+        await asyncio.gather(*(self._heard(address, edition) for address in self._homes.machines.addresses))
+
+    async def _heard(self, address: str, edition: int) -> None:
+        import aiohttp  # it takes a while to import, and few need it
+
+        url = f"https://{address}{PATH}{edition}"
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_WITHIN)) as session,
+                session.get(url, ssl=self._link.client) as answer,
+            ):
+                reason = "" if answer.status == 204 else f"it answers {answer.status}"
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            reason = str(error) or "no answer in time"
+        if reason:
+            _log.warning("action=not-heard machine=%s edition=%d reason=%r", address, edition, reason)
