@@ -30,6 +30,8 @@ _LONGEST_AWAY = (
 _DIAGNOSE_WITHIN = 3.0  # seconds; the service itself waits up to one
 _SHORTEST_TURN = 0.05  # seconds that a busy lease is kept though another gateway wants it
 _MOVE_AFTER = 3.0  # seconds that the function service is away; well before its claims lapse
+_FULL = 0.01  # seconds that a queue stays full without being looked at
+_EXPECTED = 0.05  # seconds within which a call that may wait is in the queue
 _PAUSE = 0.25  # seconds before an instance is asked for again after that failed
 _MAY_PASS = frozenset({"no-capacity", "unavailable", "overloaded"})
 
@@ -71,11 +73,13 @@ class Broker:
 
     def queue(self, route: Route) -> Waiter:
         """Join the function's queue. Raises Problem `overloaded` where it is full."""
-        if (problem := self.refusal(route)) is not None:
-            raise problem
+        function = self._functions.get(route.function)
+        if function is not None:
+            function.expected = max(0, function.expected - 1)
+            if (problem := self._refusal(route, function)) is not None:
+                raise problem
         if self._moved and self._machines.others:
             raise elsewhere(route.function, self._machines.others[0])
-        function = self._functions.get(route.function)
         if function is None:
             function = self._functions[route.function] = FunctionLeases(route)
         if self._stopping and self._away:
@@ -85,11 +89,34 @@ class Broker:
         return waiter
 
     def refusal(self, route: Route) -> Problem | None:
-        """Return why a call may not wait for a slot, or None where it may."""
+        """Return why a call may not wait for a slot, or None where it may: then it is expected in the queue.
+
+        A flood asks thousands of times a second. So what was said once holds until a call leaves the queue,
+        or for some milliseconds; and of those that come at once no more are let in than there is room for.
+        """
         function = self._functions.get(route.function)
-        if function is None or not function.waiters:
+        if function is None:
             return None
-        waiting = len(function.waiters)
+        now = asyncio.get_running_loop().time()
+        if function.full is not None and now < function.full[1]:
+            return function.full[0]
+        problem = self._refusal(route, function)
+        if problem is not None:
+            function.full = (problem, now + _FULL)
+            return problem
+        if not function.expected:
+            asyncio.get_running_loop().call_later(_EXPECTED, self._expect_no_more, function)
+        function.expected += 1
+        return None
+
+    def _expect_no_more(self, function: FunctionLeases) -> None:
+        """Forget calls that were let in and never came: their callers have gone."""
+        function.expected = 0
+
+    def _refusal(self, route: Route, function: FunctionLeases) -> Problem | None:
+        if not function.waiters:
+            return None
+        waiting = len(function.waiters) + function.expected
         longest = function.longest_queue(self._queue_wait)
         if waiting < self._queue_limit and (longest is None or waiting < longest):
             return None
@@ -121,6 +148,7 @@ class Broker:
             return
         with contextlib.suppress(ValueError):
             function.waiters.remove(waiter)
+            function.full = None
         for task in function.surplus():
             task.cancel()
         self._forget_if_empty(function)
@@ -197,6 +225,7 @@ class Broker:
                     task.cancel()
             else:
                 function.route = route
+                function.full = None
             if route is None or route.revision != former.revision:
                 for held in list(function.open):
                     if route is None or held.lease.revision != route.revision:

@@ -309,7 +309,8 @@ class Calls:
         if call.head_sent:
             self.ended(call, call.status, problem)
             return break_off(request)
-        self.refused(call, problem)
+        self._meter.refusal(problem.kind)
+        self.ended(call, problem.status, problem)
         added = call.failure_headers()
         connection = cast("CallerConnection", request.protocol)
         if connection.origin.machine and (address := machine_of(problem)) is not None:
@@ -368,23 +369,28 @@ class Calls:
             f"manifest, or see `pilotlight logs {name}`.",
         )
 
-    def refused(self, call: Call, problem: Problem) -> None:
-        """Count, report and log a call that is answered by a problem."""
+    def turned_away(self, route: Route, problem: Problem, seconds: float) -> bool:
+        """Count a call that may not wait; return whether it is to be told by itself (see refusals.py)."""
         self._meter.refusal(problem.kind)
-        self.ended(call, problem.status, problem)
+        self._meter.call(route.function, problem.status, "none", seconds)
+        return self._refusals.singly(route.function)
 
     def ended(self, call: Call, status: int, problem: Problem | None) -> None:
         """Count, report and log a call."""
         if call.passed_on and problem is None:
             return  # the machine that made it does so
         duration = time.perf_counter() - call.arrived
-        route, held = call.route, call.held
-        start = "none" if held is None else "cold" if call.cold else "warm"
+        route = call.route
         if route is not None:
-            self._meter.call(route.function, status, start, duration)
-            turned_away = problem is not None and problem.kind == "overloaded" and held is None
+            self._meter.call(route.function, status, _start(call), duration)
+            turned_away = problem is not None and problem.kind == "overloaded" and call.held is None
             if turned_away and not self._refusals.singly(route.function):
                 return
+        self.tell(call, status, problem, duration)
+
+    def tell(self, call: Call, status: int, problem: Problem | None, duration: float) -> None:
+        """Report and log a call that has been counted; `duration` is in seconds."""
+        route, held = call.route, call.held
         if route is not None and call.admitted:  # strangers fill no function's memory of its calls
             self._reports.add(
                 Usage(
@@ -414,7 +420,7 @@ class Calls:
                 call.method,
                 route.function if route is not None else "-",
                 status,
-                start,
+                _start(call),
                 duration * 1000,
                 call.waited * 1000,
                 call.request_id,
@@ -423,6 +429,10 @@ class Calls:
                 call.caller or "-",
                 problem.kind if problem is not None else "-",
             )
+
+
+def _start(call: Call) -> str:
+    return "none" if call.held is None else "cold" if call.cold else "warm"
 
 
 def _waits_for_caller(upload: Upload) -> bool:

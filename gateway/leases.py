@@ -130,6 +130,8 @@ class FunctionLeases:
         self.acquires: list[asyncio.Task[None]] = []  # under way, the latest last
         self.trouble: Problem | None = None  # why no instance can be had at present
         self.retry: asyncio.TimerHandle | None = None  # until then nothing is asked for
+        self.expected = 0  # calls that may wait, and are on their way into the queue
+        self.full: tuple[Problem, float] | None = None  # why nobody else may wait, and until when that holds
         self._pace = Pace()
 
     def __repr__(self) -> str:
@@ -249,6 +251,7 @@ class FunctionLeases:
     def _next_waiter(self) -> Waiter | None:
         while self.waiters:
             waiter = self.waiters.popleft()
+            self.full = None
             if not waiter.handed.done():
                 return waiter
         return None

@@ -115,10 +115,14 @@ class Quick:
         problem = self._broker.refusal(route)
         if problem is None:
             return False
-        call = Call(method.decode(), identify(plain.request_id, plain.traceparent), plain.caller)
-        call.route, call.target, call.admitted = route, target.decode(), True
-        caller.reply(problem_message(problem, call.request_id))
-        self._calls.refused(call, problem)
+        began = time.perf_counter()
+        identity = identify(plain.request_id, plain.traceparent)
+        caller.reply(problem_message(problem, identity[0]))
+        seconds = time.perf_counter() - began
+        if self._calls.turned_away(route, problem, seconds):
+            call = Call(method.decode(), identity, plain.caller)
+            call.route, call.target, call.admitted = route, target.decode(), True
+            self._calls.tell(call, problem.status, problem, seconds)
         return True
 
     def woken(self, call: QuickCall) -> None:

@@ -375,6 +375,38 @@ async def test_shutdown_waits_for_the_answer_and_closes_the_connection(rack: Rac
 
 
 @pytest.mark.parametrize("settings", [20], indirect=True)
+async def test_of_calls_that_come_at_once_as_many_wait_as_there_is_room_for(rack: Rack, long_way) -> None:
+    open_ = asyncio.Event()
+
+    async def slow(exchange: Exchange) -> None:
+        await open_.wait()
+        await exchange.reply(200, b"done")
+
+    await rack.deploy("f", slow, max_instances=1)
+    waiting = [asyncio.create_task(rack.get("/function/f/wait").__aenter__()) for _ in range(20)]
+    async with asyncio.timeout(10):
+        while True:
+            async with rack.get("/metrics") as metrics:
+                if 'pilotlight_queue_length{function="f"} 19.0' in await metrics.text():
+                    break
+    callers = [Caller(*await rack.connect()) for _ in range(10)]
+    del long_way[:]
+    for each in callers:
+        each.send("/more")
+    answers = [asyncio.create_task(each.receive()) for each in callers]
+    await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+    while sum(each.done() for each in answers) < 9:
+        await asyncio.sleep(0.01)
+    assert len(long_way) == 1, "the others took nobody's time"
+    open_.set()
+    assert sorted(each[0] for each in await asyncio.gather(*answers)) == [200] + [429] * 9
+    for each in waiting:
+        (await each).close()
+    for each in callers:
+        each.writer.close()
+
+
+@pytest.mark.parametrize("settings", [20], indirect=True)
 async def test_calls_that_may_not_wait_are_refused_without_the_long_way(
     rack: Rack, caller, long_way, caplog
 ) -> None:

@@ -99,6 +99,32 @@ async def test_a_call_that_would_wait_too_long_is_refused_at_once(monkeypatch: p
     await broker.close(1.0)
 
 
+async def test_a_full_queue_is_looked_at_again_once_a_call_has_left_it_or_time_has_passed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service, on = Service(), route(max_instances=1)
+    broker = Broker(service, 2)  # type: ignore[arg-type]
+    now = 100.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    waiting = calls(broker, 2, on)
+    await spin()
+    service.grant()
+    await spin()
+    waiting += calls(broker, 1, on)
+    await spin()
+    assert broker.refusal(on) is broker.refusal(on) is not None
+    broker.give_back((await waiting[0])[0])
+    await spin()
+    assert broker.refusal(on) is None
+    assert broker.refusal(on) is not None, "the one that was let in is on its way"
+    now += 1.0
+    broker._expect_no_more(broker._functions[on.function])
+    assert broker.refusal(on) is None, "it has not come"
+    broker.give_back((await waiting[1])[0])
+    broker.give_back((await waiting[2])[0])
+    await broker.close(1.0)
+
+
 async def test_instances_that_are_being_started_are_expected_to_help(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
