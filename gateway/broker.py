@@ -31,7 +31,6 @@ _DIAGNOSE_WITHIN = 3.0  # seconds; the service itself waits up to one
 _SHORTEST_TURN = 0.05  # seconds that a busy lease is kept though another gateway wants it
 _MOVE_AFTER = 3.0  # seconds that the function service is away; well before its claims lapse
 _FULL = 0.01  # seconds that a queue stays full without being looked at
-_EXPECTED = 0.05  # seconds within which a call that may wait is in the queue
 _PAUSE = 0.25  # seconds before an instance is asked for again after that failed
 _MAY_PASS = frozenset({"no-capacity", "unavailable", "overloaded"})
 
@@ -74,10 +73,8 @@ class Broker:
     def queue(self, route: Route) -> Waiter:
         """Join the function's queue. Raises Problem `overloaded` where it is full."""
         function = self._functions.get(route.function)
-        if function is not None:
-            function.expected = max(0, function.expected - 1)
-            if (problem := self._refusal(route, function)) is not None:
-                raise problem
+        if function is not None and (problem := self._refusal(route, function)) is not None:
+            raise problem
         if self._moved and self._machines.others:
             raise elsewhere(route.function, self._machines.others[0])
         if function is None:
@@ -88,11 +85,21 @@ class Broker:
         self._ask(function)
         return waiter
 
+    def join(self, route: Route) -> Waiter | None:
+        """Join the queue of a function that has all the instances it may have; None where it hasn't.
+
+        The call has not been refused.
+        """
+        function = self._functions.get(route.function)
+        if function is None or self._away or len(function.open) < route.max_instances:
+            return None
+        return self.queue(route)
+
     def refusal(self, route: Route) -> Problem | None:
-        """Return why a call may not wait for a slot, or None where it may: then it is expected in the queue.
+        """Return why a call may not wait for a slot, or None where it may.
 
         A flood asks thousands of times a second. So what was said once holds until a call leaves the queue,
-        or for some milliseconds; and of those that come at once no more are let in than there is room for.
+        or for some milliseconds.
         """
         function = self._functions.get(route.function)
         if function is None:
@@ -103,20 +110,12 @@ class Broker:
         problem = self._refusal(route, function)
         if problem is not None:
             function.full = (problem, now + _FULL)
-            return problem
-        if not function.expected:
-            asyncio.get_running_loop().call_later(_EXPECTED, self._expect_no_more, function)
-        function.expected += 1
-        return None
-
-    def _expect_no_more(self, function: FunctionLeases) -> None:
-        """Forget calls that were let in and never came: their callers have gone."""
-        function.expected = 0
+        return problem
 
     def _refusal(self, route: Route, function: FunctionLeases) -> Problem | None:
         if not function.waiters:
             return None
-        waiting = len(function.waiters) + function.expected
+        waiting = len(function.waiters)
         longest = function.longest_queue(self._queue_wait)
         if waiting < self._queue_limit and (longest is None or waiting < longest):
             return None
@@ -137,10 +136,11 @@ class Broker:
         try:
             return await waiter.handed
         except BaseException:
-            self._leave(waiter)
+            self.leave(waiter)
             raise
 
-    def _leave(self, waiter: Waiter) -> None:
+    def leave(self, waiter: Waiter) -> None:
+        """Wait no more. A slot that has been handed over meanwhile is given back."""
         function, handed = waiter.owner, waiter.handed
         waiter.left = function.vain()
         if handed.done() and not handed.cancelled() and handed.exception() is None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gateway.connections import CallerConnection
     from gateway.exchange import Upload
     from gateway.forward import Connection
+    from gateway.glance import Plain
     from gateway.quick import Quick
 
 _AUTHORIZATION = frozenset({b"authorization"})
@@ -78,27 +79,32 @@ class Call:
 
 
 class QuickCall(Call):
-    """A call that has been sent to an instance already, on the short way."""
+    """A call on the short way: it waits for a slot, or has been sent to an instance already."""
 
     admitted = True
+    sent = False
+    slot: HeldLease  # both are there once it is sent
+    connection: "Connection"
 
     def __init__(
-        self, method: str, identity: tuple[str, str, bool], caller: str | None, quick: "Quick",
-        caller_connection: "CallerConnection", data: bytes, route: "Route", slot: HeldLease,
-        connection: "Connection",
+        self, method: str, identity: tuple[str, str, bool], plain: "Plain", quick: "Quick",
+        caller_connection: "CallerConnection", data: bytes, route: "Route",
     ) -> None:  # fmt: skip
-        """`data` is the whole request as it came; `slot` and `connection` are those of the instance."""
-        super().__init__(method, identity, caller)
+        """`data` is the whole request as it came, and `plain` its headers."""
+        super().__init__(method, identity, plain.caller)
+        self.plain = plain
         self.quick = quick
         self.caller_connection = caller_connection
         self.data = data
-        self.route = self.sent_to = route
-        self.held = self.slot = slot
-        self.connection = connection
+        self.route = self.wanted = route
 
     def woken(self) -> None:
         """Something has happened to the answer."""
         self.quick.woken(self)
+
+    def handed(self, _: object) -> None:
+        """The wait for a slot is over."""
+        self.quick.handed(self)
 
 
 def calling(given: CIMultiDictProxy[str], origin: Origin) -> str | None:

@@ -20,7 +20,7 @@ from gateway.call import Call, Origin, QuickCall, calling, forwarding, remote, w
 from gateway.exchange import SENT, SENT_LAST, Upload, break_off, pass_answer
 from gateway.forward import BrokenOff, Connection, Malformed, TooLarge, connect
 from gateway.identity import identify, lines
-from gateway.leases import HeldLease
+from gateway.leases import HeldLease, Waiter
 from gateway.machines import ELSEWHERE, Machines
 from gateway.meter import Meter
 from gateway.refusals import Refusals
@@ -78,7 +78,7 @@ class Calls:
     ) -> StreamResponse:
         """Answer one call; target is the path and query as they were sent.
 
-        `begun` is the same call, where it has been sent to an instance already.
+        `begun` is the same call, where it waits for a slot or has been sent to an instance already.
         """
         call = begun or _call(request, origin)
         try:
@@ -92,7 +92,7 @@ class Calls:
                 call.admitted = True
                 headers.refuse_what_cannot_pass(request.headers, request.method)
             else:
-                route = begun.sent_to
+                route = begun.wanted
             upload = call.upload = Upload(request, self._max_body)
             async with asyncio.timeout(route.timeout + call.arrived - time.perf_counter()) as limit:
                 keep_alive = await self._run(call, origin, route, upload, limit, begun)
@@ -115,13 +115,15 @@ class Calls:
     ) -> bool:
         """Get a slot and forward the call; return whether the caller's connection is kept alive."""
         attempts = 0
+        waiter = begun.waiter if begun is not None and not begun.sent else None
+        sent = begun if begun is not None and begun.sent else None
         while True:
-            if begun is None:
+            if sent is None:
                 call.held = None
-                held = self._broker.take(route)
+                held = None if waiter is not None else self._broker.take(route)
                 if held is None:
                     try:
-                        held = await self._slot(call, origin, route)
+                        held = await self._slot(call, origin, route, waiter)
                     except _Elsewhere as elsewhere:
                         kept = await self._pass_on(call, origin, elsewhere, upload, limit)
                         if kept is None:
@@ -130,9 +132,9 @@ class Calls:
                 call.held = held
                 call.waited = time.perf_counter() - call.arrived
             else:
-                held = begun.slot
+                held = sent.slot
             try:
-                return await self._forward(call, origin, held, upload, begun)
+                return await self._forward(call, origin, held, upload, sent)
             except BrokenOff as broken:
                 self._broker.void(held)
                 attempts += 1
@@ -147,14 +149,19 @@ class Calls:
                 raise
             finally:
                 self._broker.give_back(held)
-            begun = None
+            sent = waiter = None
 
-    async def _slot(self, call: Call, origin: Origin, route: Route) -> HeldLease:
-        """Wait for a slot. Raises Problem, and _Elsewhere where another machine has the function."""
-        if not origin.machine and (address := self._machines.home(route.function)) is not None:
+    async def _slot(
+        self, call: Call, origin: Origin, route: Route, waiter: Waiter | None = None
+    ) -> HeldLease:
+        """Wait for a slot. Raises Problem, and _Elsewhere where another machine has the function.
+
+        `waiter` is the call's place in the queue, where it has one already.
+        """
+        if waiter is None and not origin.machine and (address := self._machines.home(route.function)):
             raise _Elsewhere(address)
         try:
-            call.waiter = self._broker.queue(route)
+            call.waiter = waiter or self._broker.queue(route)
             held = await self._broker.slot(call.waiter)
         except Problem as problem:
             address = machine_of(problem)
@@ -228,19 +235,22 @@ class Calls:
             self._broker.stop(held, "the call that it worked on was broken off")
 
     def abandon(self, begun: QuickCall) -> None:
-        """End a call that has been sent to an instance and whose caller is gone."""
-        begun.connection.close()
-        self._broken_off(begun.slot)
-        self._broker.give_back(begun.slot)
+        """End a call that has begun on the short way and whose caller is gone."""
+        if begun.sent:
+            begun.connection.close()
+            self._broken_off(begun.slot)
+            self._broker.give_back(begun.slot)
+        elif begun.waiter is not None:
+            self._broker.leave(begun.waiter)
         self.ended(begun, GONE, None)
 
     async def _forward(
-        self, call: Call, origin: Origin, held: HeldLease, upload: Upload, begun: QuickCall | None
+        self, call: Call, origin: Origin, held: HeldLease, upload: Upload, sent: QuickCall | None
     ) -> bool:
-        connection = held.connection() if begun is None else begun.connection
+        connection = held.connection() if sent is None else sent.connection
         if connection is not None:
             try:
-                if begun is None:
+                if sent is None:
                     await self._send(call, origin, upload, connection)
                 return await self._exchange(call, held, upload, connection)
             except BrokenOff as broken:

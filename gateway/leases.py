@@ -130,7 +130,6 @@ class FunctionLeases:
         self.acquires: list[asyncio.Task[None]] = []  # under way, the latest last
         self.trouble: Problem | None = None  # why no instance can be had at present
         self.retry: asyncio.TimerHandle | None = None  # until then nothing is asked for
-        self.expected = 0  # calls that may wait, and are on their way into the queue
         self.full: tuple[Problem, float] | None = None  # why nobody else may wait, and until when that holds
         self._pace = Pace()
 

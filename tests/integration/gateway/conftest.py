@@ -13,6 +13,8 @@ import pytest
 import uvloop
 from aiohttp import web
 
+from gateway import quick
+from gateway.invoke import Calls
 from gateway.server import serve
 from pilotlight import descriptors, sockets
 from pilotlight.datafolder import DataFolder
@@ -94,6 +96,37 @@ class Rack:
         await asyncio.wait_for(self.task, 20)
 
 
+class Caller:
+    """One kept connection of a caller, whose calls of `/function/f` wait for their answers or don't."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, path: str = "/", body: bytes = b"", method: str = "GET", *headers: str) -> None:
+        length = [f"Content-Length: {len(body)}"] if body else []
+        lines = [f"{method} /function/f{path} HTTP/1.1", "Host: h", *length, *headers]
+        self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+
+    async def receive(self, *, bodiless: bool = False) -> tuple[int, str, bytes]:
+        async with asyncio.timeout(10):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+            fields = dict(line.split(": ", 1) for line in head.lower().split("\r\n")[1:-2])
+            body = b""
+            if "chunked" in fields.get("transfer-encoding", ""):
+                while size := int(await self.reader.readline(), 16):
+                    body += await self.reader.readexactly(size)
+                    await self.reader.readline()
+                await self.reader.readline()
+            elif not bodiless:
+                body = await self.reader.readexactly(int(fields.get("content-length", 0)))
+            return int(head.split()[1]), head, body
+
+    async def call(self, *arguments: str | bytes) -> tuple[int, str, bytes]:
+        self.send(*arguments)  # type: ignore[arg-type]
+        return await self.receive(bodiless=len(arguments) > 2 and arguments[2] == "HEAD")
+
+
 async def problem(answer, kind: str) -> dict:
     """Assert that the answer is a problem document of this kind, and return it."""
     document = json.loads(await answer.read())
@@ -173,3 +206,25 @@ async def rack(settings: Settings) -> AsyncIterator[Rack]:
 @pytest.fixture
 def key() -> dict[str, str]:
     return {"Authorization": f"Bearer {KEY}"}
+
+
+@pytest.fixture
+async def long_way(monkeypatch) -> list[str]:
+    """The targets of the calls that went the long way, in order; those handed over end in `(begun)`."""
+    seen: list[str] = []
+    answer = Calls.answer
+
+    async def noted(self, request, origin, target, begun=None):
+        seen.append(target + (" (begun)" if begun is not None else ""))
+        return await answer(self, request, origin, target, begun)
+
+    monkeypatch.setattr(Calls, "answer", noted)
+    monkeypatch.setattr(quick, "_SOON", 4.0)  # a slow machine must not hand over what it is slow with
+    return seen
+
+
+@pytest.fixture
+async def caller(rack: Rack):
+    reader, writer = await rack.connect()
+    yield Caller(reader, writer)
+    writer.close()

@@ -8,62 +8,8 @@ import pytest
 
 from function_service.contract import Access
 from gateway import quick
-from gateway.invoke import Calls
 from tests.fakes.instances import Exchange, closes_kept_alive
 from tests.integration.gateway.conftest import Rack, problem
-
-
-class Caller:
-    """One kept connection of a caller, whose calls of `/function/f` wait for their answers or don't."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    def send(self, path: str = "/", body: bytes = b"", method: str = "GET", *headers: str) -> None:
-        length = [f"Content-Length: {len(body)}"] if body else []
-        lines = [f"{method} /function/f{path} HTTP/1.1", "Host: h", *length, *headers]
-        self.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
-
-    async def receive(self, *, bodiless: bool = False) -> tuple[int, str, bytes]:
-        async with asyncio.timeout(10):
-            head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
-            fields = dict(line.split(": ", 1) for line in head.lower().split("\r\n")[1:-2])
-            body = b""
-            if "chunked" in fields.get("transfer-encoding", ""):
-                while size := int(await self.reader.readline(), 16):
-                    body += await self.reader.readexactly(size)
-                    await self.reader.readline()
-                await self.reader.readline()
-            elif not bodiless:
-                body = await self.reader.readexactly(int(fields.get("content-length", 0)))
-            return int(head.split()[1]), head, body
-
-    async def call(self, *arguments: str | bytes) -> tuple[int, str, bytes]:
-        self.send(*arguments)  # type: ignore[arg-type]
-        return await self.receive(bodiless=len(arguments) > 2 and arguments[2] == "HEAD")
-
-
-@pytest.fixture
-async def long_way(monkeypatch) -> list[str]:
-    """The targets of the calls that went the long way, in order; those handed over end in `(begun)`."""
-    seen: list[str] = []
-    answer = Calls.answer
-
-    async def noted(self, request, origin, target, begun=None):
-        seen.append(target + (" (begun)" if begun is not None else ""))
-        return await answer(self, request, origin, target, begun)
-
-    monkeypatch.setattr(Calls, "answer", noted)
-    monkeypatch.setattr(quick, "_SOON", 4.0)  # a slow machine must not hand over what it is slow with
-    return seen
-
-
-@pytest.fixture
-async def caller(rack: Rack):
-    reader, writer = await rack.connect()
-    yield Caller(reader, writer)
-    writer.close()
 
 
 async def echo_whole(exchange: Exchange) -> None:
@@ -372,38 +318,6 @@ async def test_shutdown_waits_for_the_answer_and_closes_the_connection(rack: Rac
     assert (status, body) == (200, b"/last")
     assert await caller.reader.read() == b"", head
     await rack.stop()
-
-
-@pytest.mark.parametrize("settings", [20], indirect=True)
-async def test_of_calls_that_come_at_once_as_many_wait_as_there_is_room_for(rack: Rack, long_way) -> None:
-    open_ = asyncio.Event()
-
-    async def slow(exchange: Exchange) -> None:
-        await open_.wait()
-        await exchange.reply(200, b"done")
-
-    await rack.deploy("f", slow, max_instances=1)
-    waiting = [asyncio.create_task(rack.get("/function/f/wait").__aenter__()) for _ in range(20)]
-    async with asyncio.timeout(10):
-        while True:
-            async with rack.get("/metrics") as metrics:
-                if 'pilotlight_queue_length{function="f"} 19.0' in await metrics.text():
-                    break
-    callers = [Caller(*await rack.connect()) for _ in range(10)]
-    del long_way[:]
-    for each in callers:
-        each.send("/more")
-    answers = [asyncio.create_task(each.receive()) for each in callers]
-    await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
-    while sum(each.done() for each in answers) < 9:
-        await asyncio.sleep(0.01)
-    assert len(long_way) == 1, "the others took nobody's time"
-    open_.set()
-    assert sorted(each[0] for each in await asyncio.gather(*answers)) == [200] + [429] * 9
-    for each in waiting:
-        (await each).close()
-    for each in callers:
-        each.writer.close()
 
 
 @pytest.mark.parametrize("settings", [20], indirect=True)
