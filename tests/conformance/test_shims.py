@@ -80,3 +80,48 @@ def test_node_looks_for_compiled_code_where_the_build_has_put_it(interpreter, ke
     with conformance.running(subject) as shim, shim.connect() as connection:
         said = connection.ask("GET", "/").body.decode()
     assert said == (str(layer) if caches and kept else "nowhere")
+
+
+WORD = 'console.log("loaded"); export const word = "dependency";\n'
+MODULES = {
+    "plain": 'import { word } from "./word.mjs"; export default () => new Response(word);\n',
+    "awaiting": 'const { word } = await import("./word.mjs"); export default () => new Response(word);\n',
+    "common": 'const { word } = require("./word.cjs"); module.exports = () => new Response(word);\n',
+    "named": 'export { word } from "./word.mjs"; const f = () => new Response("dependency");\n'
+    'export { f as "module.exports", f as default };\n',
+}
+
+
+@pytest.mark.parametrize("interpreter", nodes())
+@pytest.mark.parametrize("kind", MODULES)
+def test_node_loads_modules_of_every_kind_once_and_without_a_word(interpreter, kind, tmp_path):
+    handler = "handler.cjs" if kind == "common" else "handler.mjs"
+    (tmp_path / handler).write_text(MODULES[kind])
+    (tmp_path / "word.mjs").write_text(WORD)
+    (tmp_path / "word.cjs").write_text('console.log("loaded"); exports.word = "dependency";\n')
+    subject = conformance.Subject((interpreter.executable, str(NODE_SHIM)), tmp_path, handler)
+    with conformance.running(subject) as shim, shim.connect() as connection:
+        assert connection.ask("GET", "/").body == b"dependency"
+        assert [line for line in shim.output.splitlines() if not line.startswith("\x1e")] == ["loaded"]
+
+
+@pytest.mark.parametrize("interpreter", nodes())
+@pytest.mark.parametrize(
+    ("text", "because"),
+    [
+        ("export default {;\n", "SyntaxError"),
+        ("console.log('loaded'); throw new RangeError('too far');\n", "RangeError: too far"),
+        ("await null; throw new RangeError('too far');\n", "handler.mjs:1"),
+        ("import './broken.cjs'; export default () => null;\n", "broken.cjs:1"),
+        ("import './absent.mjs'; export default () => null;\n", "imports 'absent.mjs', which is not there"),
+    ],
+)
+def test_node_says_why_a_module_cannot_be_loaded_and_tries_it_once(interpreter, text, because, tmp_path):
+    (tmp_path / "handler.mjs").write_text(text)
+    (tmp_path / "broken.cjs").write_text("console.log('loaded'); throw new Error('broken');\n")
+    subject = conformance.Subject((interpreter.executable, str(NODE_SHIM)), tmp_path, "handler.mjs")
+    conformance.check_refused(subject, because)
+    with conformance.Shim(subject) as shim:
+        shim.attach()
+        shim.process.wait(20)
+        assert shim.output.count("loaded\n") <= 1

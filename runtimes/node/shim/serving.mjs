@@ -9,10 +9,15 @@ const MAX_HEAD = 64 << 10;
 const DISCARD = 1 << 20; // bytes of a body that nobody read, which are taken so that the connection can go on
 const DISCARD_MS = 1000;
 
-/** Serve on what `listen` names until the process ends; the returned server listens already. */
-export function serve(listen, handle, concurrency) {
+/**
+ * Listen on what `where` names until the process ends. Requests wait until `begin(handle, concurrency)` is called
+ * on what is returned; `server` is Node's own.
+ */
+export function listen(where) {
   const waiting = [];
-  let free = concurrency;
+  let handle;
+  let concurrency;
+  let free = 0;
 
   async function next(request, response) {
     free -= 1;
@@ -23,8 +28,18 @@ export function serve(listen, handle, concurrency) {
     } finally {
       if (concurrency === 1) answering("");
       free += 1;
-      if (waiting.length > 0) next(...waiting.shift());
+      go();
     }
+  }
+
+  function go() {
+    while (free > 0 && waiting.length > 0) next(...waiting.shift());
+  }
+
+  function begin(serving, atOnce) {
+    handle = serving;
+    free = concurrency = atOnce;
+    go();
   }
 
   const server = createServer({ maxHeaderSize: MAX_HEAD, keepAliveTimeout: 0, requestTimeout: 0 }, (...call) => {
@@ -36,7 +51,7 @@ export function serve(listen, handle, concurrency) {
   server.on("clientError", refuse);
   return new Promise((resolve, reject) => {
     server.once("error", reject);
-    server.listen(listen, () => resolve(server));
+    server.listen(where, () => resolve({ server, begin }));
   });
 }
 

@@ -12,12 +12,12 @@ import { fileURLToPath } from "node:url";
 import { useCompiled } from "./compiling.mjs";
 import { LoadError, load } from "./loading.mjs";
 import { mark } from "./output.mjs";
-import { serve } from "./serving.mjs";
+import { listen } from "./serving.mjs";
 
 const LISTENER = 3;
 const CONTROL = 4;
 const HEAD = "HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nX-Forwarded-Proto: http\r\nConnection: close\r\n";
-const TIMES = 5; // after which the first real request takes little longer than the next ones
+const TIMES = 20; // after which the first real request takes little longer than the next ones
 const REHEARSED = [
   `POST /a?b=c ${HEAD}Content-Length: 2\r\n\r\n{}`,
   `GET /a?b=c ${HEAD}\r\n`,
@@ -26,8 +26,12 @@ const REHEARSED = [
 /** Load a function of our own and have it answer on a socket of our own: a real one finds all paths warm then. */
 async function rehearse() {
   const path = `${tmpdir()}/.pilotlight-rehearsal-${process.pid}`;
+  const { emitWarning } = process;
+  process.emitWarning = () => undefined; // what Node says once of how modules are loaded is not the function's
   const handle = await load("rehearsal.mjs", dirname(fileURLToPath(import.meta.url)));
-  const server = await serve({ path }, handle, 1);
+  process.emitWarning = emitWarning;
+  const { server, begin } = await listen({ path });
+  begin(handle, 1);
   for (const request of Array(TIMES).fill(REHEARSED).flat()) {
     await new Promise((resolve, reject) => {
       const socket = connect(path);
@@ -63,6 +67,7 @@ async function main() {
   const control = new Socket({ fd: CONTROL, readable: true, writable: true });
   mark();
   await rehearse();
+  const { begin } = await listen({ fd: LISTENER });
   await send(control, { booted: true });
   const message = await receive(control);
   if (message === null) process.exit(0);
@@ -88,7 +93,7 @@ async function main() {
     process.exit(1);
   }
   process.removeListener("exit", exited);
-  await serve({ fd: LISTENER }, handle, message.concurrency);
+  begin(handle, message.concurrency);
   await send(control, { ready: true });
   control.destroy();
 }
