@@ -88,12 +88,12 @@ class Broker:
     def join(self, route: Route) -> Waiter | None:
         """Join the queue of a function that has all the instances it may have; None where it hasn't.
 
-        The call has not been refused.
+        It is not looked again whether the call may wait: `refusal` has just said so.
         """
         function = self._functions.get(route.function)
         if function is None or self._away or len(function.open) < route.max_instances:
             return None
-        return self.queue(route)
+        return function.queue()
 
     def refusal(self, route: Route) -> Problem | None:
         """Return why a call may not wait for a slot, or None where it may.

@@ -26,8 +26,9 @@ from pilotlight.store import ABSENT, PLACE, Conflict, Entry, Store, Write
 from pilotlight.store_memory import MemoryStore
 from pilotlight.store_redis import RedisStore
 from pilotlight.store_sqlite import SqliteStore
-from tests.support import redis_groups
+from tests.support import redis_groups, redis_server
 from tests.support.clock import Clock
+from tests.support.platform import free_port
 from tests.support.redis_groups import Cluster, Sentinels, ask
 from tests.support.redis_server import RedisServer, running
 
@@ -971,6 +972,26 @@ class TestSentinelsAndClusters:
         other = next(each for each in cluster.masters if each is not cluster.holding("a"))
         said = await self.refused(f"redis://127.0.0.1:{other.port}")
         assert "is a node of a Cluster: write redis+cluster://" in said
+
+    @pytest.mark.parametrize("kind", ["server", "sentinels", "cluster"])
+    async def test_all_of_them_can_be_reached_over_tls(self, kind: str, tmp_path: Path) -> None:
+        settings = redis_server.tls(tmp_path)
+        authority = settings["tls_ca_cert_file"]
+        with contextlib.ExitStack() as stack:
+            if kind == "server":
+                where = redis_server.place(free_port(), settings)
+                server = stack.enter_context(running(tmp_path, **where, **settings))
+                url = f"rediss://127.0.0.1:{server.port}/0?ssl_ca_certs={authority}"
+            elif kind == "sentinels":
+                url = stack.enter_context(redis_groups.sentinels(**settings)).url()
+            else:
+                url = stack.enter_context(redis_groups.cluster(**settings)).url()
+            store = await RedisStore.open(url, "a")
+            [version] = await store.write([put("k", b"sealed")])
+            assert await store.get("s", "k") == Entry("k", b"sealed", version)
+            await store.close()
+            assert "certificate" in await self.refused(url.partition("?")[0])
+            await self.refused(url.partition("?")[0].replace("rediss", "redis"))
 
     @pytest.mark.parametrize("kind", ["sentinels", "cluster"])
     async def test_what_a_failover_may_lose_is_told(self, kind: str, request: pytest.FixtureRequest) -> None:

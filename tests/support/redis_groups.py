@@ -5,7 +5,7 @@ import socket
 import subprocess
 import tempfile
 from bisect import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from redis import Redis
 from redis.crc import key_slot
 
 from tests.support.platform import free_port, wait_until
-from tests.support.redis_server import RedisServer, running
+from tests.support.redis_server import RedisServer, place, running
 
 _BOUNDS = (0, 5461, 10922, 16384)  # of the slots of three masters
 
@@ -52,11 +52,14 @@ class Sentinels:
     nobody: int  # where another one is named
     password: str  # of the sentinel, if any
     service: str = "pilot"
+    authority: str = ""  # the file with whose certificate all speak TLS, if they do
 
     def url(self, database: int = 0, service: str = "") -> str:
         """Return where they are; of the sentinels that are named the first is not there."""
         hosts = f"127.0.0.1:{self.nobody},127.0.0.1:{self.port}"
-        return f"redis+sentinel://{hosts}/{service or self.service}/{database}"
+        return f"{_scheme(self.authority)}+sentinel://{hosts}/{service or self.service}/{database}" + (
+            _trusting(self.authority)
+        )
 
     def master(self) -> RedisServer:
         """Return what the sentinel names."""
@@ -65,7 +68,8 @@ class Sentinels:
         return next(server for server in self.servers if server.port == int(port))
 
     def sentinel(self) -> "Redis[Any]":
-        return Redis(port=self.port, password=self.password or None, decode_responses=True)
+        tls: dict[str, Any] = {"ssl": True, "ssl_ca_certs": self.authority} if self.authority else {}
+        return Redis(port=self.port, password=self.password or None, decode_responses=True, **tls)
 
     def replicas(self) -> int:
         """Return how many the sentinel would have take over."""
@@ -78,9 +82,17 @@ class Sentinels:
 class Cluster:
     """A Cluster of three masters, which share the slots evenly; and a replica of who holds a store, if any."""
 
-    def __init__(self, folder: Path, stack: contextlib.ExitStack, dead_after: float, store: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stack: contextlib.ExitStack,
+        dead_after: float,
+        store: str,
+        settings: Mapping[str, str],
+    ) -> None:
         # With a short time-out they are quicker to agree
-        self._settings = _QUICK | {"cluster_enabled": "yes", "cluster_node_timeout": "1000"}
+        self._settings = {**_QUICK, "cluster_enabled": "yes", "cluster_node_timeout": "1000", **settings}
+        self._authority = settings.get("tls_ca_cert_file", "")
         self.masters = [self._start(folder / str(number), stack) for number in range(3)]
         self.replica = self._start(folder / "replica", stack) if store else None
         self.servers = [*self.masters, *([self.replica] if self.replica else [])]
@@ -97,7 +109,8 @@ class Cluster:
 
     def _start(self, folder: Path, stack: contextlib.ExitStack) -> RedisServer:
         folder.mkdir()
-        return stack.enter_context(running(folder, **self._settings, port=str(_port_of_a_node())))
+        where = place(_port_of_a_node(), self._settings)
+        return stack.enter_context(running(folder, **self._settings, **where))
 
     @staticmethod
     def _complete(server: RedisServer, nodes: int) -> bool:
@@ -105,11 +118,20 @@ class Cluster:
         return told["cluster_state"] == "ok" and int(told["cluster_known_nodes"]) == nodes
 
     def url(self, _database: int = 0) -> str:
-        return f"redis+cluster://127.0.0.1:{self.masters[0].port},127.0.0.1:{self.masters[2].port}"
+        hosts = f"127.0.0.1:{self.masters[0].port},127.0.0.1:{self.masters[2].port}"
+        return f"{_scheme(self._authority)}+cluster://{hosts}{_trusting(self._authority)}"
 
     def holding(self, store: str) -> RedisServer:
         """Return the master that holds a store, as long as nothing has moved."""
         return self.masters[bisect(_BOUNDS, slot(store)) - 1]
+
+
+def _scheme(authority: str) -> str:
+    return "rediss" if authority else "redis"
+
+
+def _trusting(authority: str) -> str:
+    return f"?ssl_ca_certs={authority}" if authority else ""
 
 
 def slot(store: str) -> int:
@@ -139,16 +161,21 @@ def sentinels(
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         servers = []
         for number in range(1 + replicas):
-            place = Path(folder, str(number))
-            place.mkdir()
-            servers.append(stack.enter_context(running(place, port=str(free_port()), **_QUICK, **settings)))
+            home = Path(folder, str(number))
+            home.mkdir()
+            where = place(free_port(), settings)
+            servers.append(stack.enter_context(running(home, **where, **_QUICK, **settings)))
         for server in servers[1:]:
             replicate(server, "REPLICAOF", "127.0.0.1", servers[0].port)
-        group = Sentinels(servers, free_port(), free_port(), password)
+        authority = settings.get("tls_ca_cert_file", "")
+        group = Sentinels(servers, free_port(), free_port(), password, authority=authority)
+        own = {name: value for name, value in settings.items() if name.startswith("tls_")}
+        where = place(group.port, own)
         file = Path(folder, "sentinel.conf")
         file.write_text(
-            f"bind 127.0.0.1\nport {group.port}\ndir {folder}\n"
-            f"sentinel monitor {group.service} 127.0.0.1 {servers[0].port} 1\n"
+            f"bind 127.0.0.1\ndir {folder}\n"
+            + "".join(f"{name.replace('_', '-')} {value}\n" for name, value in {**own, **where}.items())
+            + f"sentinel monitor {group.service} 127.0.0.1 {servers[0].port} 1\n"
             f"sentinel down-after-milliseconds {group.service} {dead_after * 1000:.0f}\n"
             f"sentinel failover-timeout {group.service} 10000\n"
             + (f"requirepass {password}\n" if password else "")
@@ -162,7 +189,7 @@ def sentinels(
 
 
 @contextlib.contextmanager
-def cluster(store: str = "", dead_after: float = 3.0) -> Iterator[Cluster]:
+def cluster(store: str = "", dead_after: float = 3.0, **settings: str) -> Iterator[Cluster]:
     """Have a Cluster meanwhile."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        yield Cluster(Path(folder), stack, dead_after, store)
+        yield Cluster(Path(folder), stack, dead_after, store, settings)

@@ -1,16 +1,23 @@
 """A Redis of the tests' own, on a Unix socket."""
 
 import contextlib
+import datetime as dt
+import ipaddress
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from tests.support.platform import free_port
 
@@ -30,7 +37,7 @@ class RedisServer:
     def start(self, **settings: str) -> None:
         """Start it; what is written lasts, unless settings say otherwise (`_` stands for `-`)."""
         lasting = {"appendonly": "yes", "appendfsync": "always", "save": ""}
-        self.port = int(settings.get("port", "0"))
+        self.port = int(settings.get("tls_port") or settings.get("port", "0"))
         place = {"port": "0", "unixsocket": str(self.path), "dir": str(self.folder)}
         text = "".join(
             f'{name.replace("_", "-")} "{value}"\n' for name, value in (lasting | place | settings).items()
@@ -64,6 +71,43 @@ class RedisServer:
         """Have it take connections, and answer nothing any more."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+
+
+def tls(folder: Path) -> dict[str, str]:
+    """Make a certificate for 127.0.0.1, and return the settings of Redises that speak nothing but TLS."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    public, private = folder / "certificate.pem", folder / "key.pem"
+    public.write_bytes(certificate.public_bytes(Encoding.PEM))
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return {
+        "tls_cert_file": str(public),
+        "tls_key_file": str(private),
+        "tls_ca_cert_file": str(public),
+        "tls_auth_clients": "no",
+        "tls_replication": "yes",
+        "tls_cluster": "yes",
+    }
+
+
+def place(port: int, settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a server that listens on a port as the others say."""
+    return {"port": "0", "tls_port": str(port)} if "tls_cert_file" in settings else {"port": str(port)}
 
 
 @contextlib.contextmanager

@@ -126,6 +126,36 @@ async def test_a_full_queue_is_looked_at_again_once_a_call_has_left_it_or_time_h
     await broker.close(1.0)
 
 
+async def test_a_call_that_may_wait_does_whatever_the_clock_says_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service, on = Service(), route(max_instances=1)
+    broker = Broker(service, 1000, 0.5)  # type: ignore[arg-type]
+    now = 100.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    waiting = calls(broker, 40, on)
+    await spin()
+    assert broker.join(on) is None, "its first instance is being started"
+    service.grant()
+    await spin()
+    for _ in range(36):
+        (done,) = [task for task in waiting if task.done()][:1]
+        waiting.remove(done)
+        now += 0.1
+        broker.give_back((await done)[0])
+        await spin()
+    assert broker.refusal(on) is None
+    now += 10.0  # the pace of that would be too slow
+    waiter = broker.join(on)
+    assert waiter is not None
+    with pytest.raises(Problem, match="calls wait"):
+        broker.queue(on)
+    for each in waiting:
+        broker.give_back((await each)[0])
+    broker.give_back(await broker.slot(waiter))
+    await broker.close(1.0)
+
+
 async def test_instances_that_are_being_started_are_expected_to_help(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
