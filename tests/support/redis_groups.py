@@ -69,7 +69,7 @@ class Sentinels:
 
     def sentinel(self) -> "Redis[Any]":
         tls: dict[str, Any] = {"ssl": True, "ssl_ca_certs": self.authority} if self.authority else {}
-        return Redis(port=self.port, password=self.password or None, decode_responses=True, **tls)
+        return Redis("127.0.0.1", self.port, password=self.password or None, decode_responses=True, **tls)
 
     def replicas(self) -> int:
         """Return how many the sentinel would have take over."""
