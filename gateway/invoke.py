@@ -122,8 +122,9 @@ class Calls:
                 call.held = None
                 held = None if waiter is not None else self._broker.take(route)
                 if held is None:
+                    place, waiter = waiter, None  # what comes of waiting there, comes once
                     try:
-                        held = await self._slot(call, origin, route, waiter)
+                        held = await self._slot(call, origin, route, place)
                     except _Elsewhere as elsewhere:
                         kept = await self._pass_on(call, origin, elsewhere, upload, limit)
                         if kept is None:
@@ -149,7 +150,7 @@ class Calls:
                 raise
             finally:
                 self._broker.give_back(held)
-            sent = waiter = None
+            sent = None
 
     async def _slot(
         self, call: Call, origin: Origin, route: Route, waiter: Waiter | None = None

@@ -219,7 +219,7 @@ class Quick:
             self._waiting.pop(call, None)
 
     def _look(self) -> None:
-        """Hand over what takes longer; the timer runs only while calls are under way."""
+        """Hand over what takes longer; the timer runs only while calls are under way, or wait."""
         self._timer = None
         now = time.perf_counter()
         for call in list(self._under_way):

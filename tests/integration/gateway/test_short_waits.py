@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from function_service.contract import Machines
 from tests.fakes.instances import Exchange
 from tests.integration.gateway.conftest import Caller, Rack
+from tests.support.platform import free_port
 
 
 @dataclass
@@ -151,6 +153,20 @@ async def test_when_the_instance_dies_they_are_answered_by_the_next_one(busy: Bu
     assert (status, body) == (200, b"/next")
     assert "Pilotlight-Start: cold" in head
     assert long_way == ["/function/f/hold (begun)", "/function/f/next (begun)"]
+
+
+@pytest.mark.parametrize("busy", [{"timeout": 30.0}], indirect=True)
+async def test_when_the_function_moves_and_comes_back_they_are_answered_here(busy: Busy) -> None:
+    caller = await busy.caller()
+    caller.send("/next")
+    await busy.waiting(1)
+    service = busy.rack.service
+    service.tell(Machines((f"127.0.0.1:{free_port()}",), ""))  # which does not answer
+    await busy.rack.settle()
+    await service.stop_serving()
+    await busy.waiting(0)  # the other machine is asked from now on
+    await service.start()
+    assert (await caller.receive())[2] == b"/next"
 
 
 async def test_a_function_that_is_deleted_meanwhile_is_unknown(busy: Busy) -> None:
