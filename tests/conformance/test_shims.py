@@ -110,6 +110,10 @@ def test_node_loads_modules_of_every_kind_once_and_without_a_word(interpreter, k
     ("text", "because"),
     [
         ("export default {;\n", "SyntaxError"),
+        ("import { nope } from './word.mjs'; export default nope;\n", "handler.mjs:1"),
+        ("import { nope } from './word.mjs'; export default nope;\n", "export named 'nope'"),
+        ("import nope from './deeper.mjs'; await nope;\n", "export named 'nope'"),
+        ("console.log('loaded'); export default JSON.parse('{');\n", "SyntaxError"),
         ("console.log('loaded'); throw new RangeError('too far');\n", "RangeError: too far"),
         ("await null; throw new RangeError('too far');\n", "handler.mjs:1"),
         ("import './broken.cjs'; export default () => null;\n", "broken.cjs:1"),
@@ -119,6 +123,8 @@ def test_node_loads_modules_of_every_kind_once_and_without_a_word(interpreter, k
 def test_node_says_why_a_module_cannot_be_loaded_and_tries_it_once(interpreter, text, because, tmp_path):
     (tmp_path / "handler.mjs").write_text(text)
     (tmp_path / "broken.cjs").write_text("console.log('loaded'); throw new Error('broken');\n")
+    (tmp_path / "word.mjs").write_text(WORD)
+    (tmp_path / "deeper.mjs").write_text("export { nope as default } from './word.mjs';\n")
     subject = conformance.Subject((interpreter.executable, str(NODE_SHIM)), tmp_path, "handler.mjs")
     conformance.check_refused(subject, because)
     with conformance.Shim(subject) as shim:

@@ -7,6 +7,7 @@ import { inspect, types } from "node:util";
 
 const require = createRequire(import.meta.url);
 
+const AGAIN = "?again";
 const SHAPES = "It must be a function (Request) => Response, or an object with such a function named fetch";
 
 /** A function that can't be loaded; the message is what its author must know. */
@@ -32,16 +33,30 @@ export async function load(handler, folder) {
 
 /** Import a file: without waiting for Node's threads where it can do that, which from 20.19 and 22.12 on it can. */
 async function imported(path) {
+  const { href } = pathToFileURL(path);
   if (path.endsWith(".mjs") && process.features.require_module) {
     try {
       const module = require(path);
       if (types.isModuleNamespaceObject(module)) return module;
     } catch (error) {
-      // It waits for something at its top, or does not parse, which import() tells better; nothing of it has run
-      if (error?.code !== "ERR_REQUIRE_ASYNC_MODULE" && !(error instanceof SyntaxError)) throw error;
+      if (error instanceof SyntaxError) return misspelt(href);
+      if (error?.code !== "ERR_REQUIRE_ASYNC_MODULE") throw error; // else it waits for something at its top
     }
   }
-  return import(pathToFileURL(path).href);
+  return import(href);
+}
+
+/**
+ * Have import() say what does not parse, or is imported and not there: it names the place. Nothing runs twice: Node
+ * keeps what has failed while it ran, and what could not be linked has not run.
+ */
+async function misspelt(href) {
+  try {
+    return await import(href);
+  } catch (error) {
+    if (error instanceof SyntaxError) throw error;
+  }
+  return import(`${href}${AGAIN}`); // under its own name, Node blames itself for what it could not link
 }
 
 function find(module, name, file) {
@@ -82,7 +97,8 @@ function where(error, folder) {
   const lines = (error?.stack ?? "").split("\n").filter((line) => line.includes(`${folder}/`));
   return lines
     .slice(0, 3)
-    .map((line) => `  ${line.trim().replaceAll(`file://${folder}/`, "").replaceAll(`${folder}/`, "")}`)
+    .map((line) => line.trim().replaceAll(`file://${folder}/`, "").replaceAll(`${folder}/`, "").replaceAll(AGAIN, ""))
+    .map((line) => `  ${line}`)
     .join("\n");
 }
 
