@@ -143,7 +143,7 @@ class RouteTable(Struct, frozen=True, tag=True):
 
     routes: dict[str, Route]  # by function name
     keys: dict[str, Key]  # by hexadecimal SHA-256, with those that have expired
-    edition: int = 0  # of the registry; that of a later table is higher
+    edition: int = 0  # of the registry, see there
 
 
 class Recall(Struct, frozen=True, tag=True):

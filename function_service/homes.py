@@ -43,6 +43,7 @@ class Homes:
         self._lease = lease
         self._claims: dict[str, int] = {}  # function → version of its claim
         self._sure: dict[str, float] = {}  # function → until when nobody else can have it
+        self._closed = False
         self._lost: set[str] = set()  # functions that others have, and of which instances still drain here
         self.present: Callable[[], set[str]] = set  # functions that have instances here
         self.on_lost: Callable[[str], None] = _nothing  # told of a function that another machine has now
@@ -51,6 +52,8 @@ class Homes:
 
     async def meet(self) -> None:
         """Make this machine known to the others, and them to us. Raises Problem."""
+        if self._closed:
+            return
         here = Write(space=_KNOWN, key=self._here.id, value=self._here.address.encode(), ttl=self._lease)
         await self._store.write([here])
         known = await self._store.scan(_KNOWN, limit=_MOST)
@@ -64,6 +67,7 @@ class Homes:
 
     async def close(self) -> None:
         """Give everything up that is claimed. What can't be told lapses by itself."""
+        self._closed = True
         try:
             await self._give_up(list(self._claims))
             await self._store.write([Write(space=_KNOWN, key=self._here.id, value=None)])

@@ -38,6 +38,7 @@ _APPS, _REVISIONS, _KEYS, _SECRETS = (
 _OPEN_ON_DISK = Write(space="registry/state", key="secrets-open-on-disk", value=b"true")
 _EDITION_KEY = "now"
 _PAGE = 1000
+_AGAIN = 1.0  # seconds until what other machines have changed is read again, after that failed
 _APART = 0.001  # seconds between two revisions of a function, at least
 
 
@@ -114,11 +115,15 @@ class Registry:
 
     @property
     def edition(self) -> int:
-        """The edition of what is in memory: each change makes one that is higher."""
+        """The edition of what is in memory. Each change makes a higher one, unless the store is restored."""
         return self._edition
 
     async def load(self) -> None:
         """Read everything into memory but the secrets, see `open_secrets`."""
+        self._edition = await self._load()
+
+    async def _load(self) -> int:
+        """Read it, and return the edition that was read."""
         while True:
             edition = await self._stored_edition()
             apps = [msgspec.json.decode(value, type=AppRecord) for value in await self._all(_APPS)]
@@ -126,13 +131,13 @@ class Registry:
             keys = [msgspec.json.decode(value, type=Key) for value in await self._all(_KEYS)]
             if edition == await self._stored_edition():
                 break
-        self._edition = edition
         self.apps, self._owners, self.revisions = {}, {}, {}
         for record in apps:
             self._put(record)
         for revision in revisions:
             self.revisions.setdefault(revision.config.name, {})[revision.id] = revision
         self.keys = {key.id: key for key in keys}
+        return edition
 
     async def _stored_edition(self) -> int:
         entry = await self._store.get(EDITION, _EDITION_KEY)
@@ -142,10 +147,11 @@ class Registry:
         """Read what other machines have changed, if they have. Raises Problem. Whoever calls has the turn."""
         if await self._stored_edition() == self._edition:
             return
-        await self.load()
+        edition = await self._load()
         sealed = [msgspec.json.decode(value, type=_SealedSecret) for value in await self._all(_SECRETS)]
         boxes = {each.name: each.sealed for each in sealed}
         former, self.secrets = self.secrets, await asyncio.to_thread(self._safe.unlock, boxes)
+        self._edition = edition  # only now: what has failed by then is tried again
         self.on_change({name for name, _ in former.items() ^ self.secrets.items()})
 
     async def follow(self, history: History) -> None:
@@ -158,6 +164,8 @@ class Registry:
                         await self.catch_up()
                 except Problem as problem:
                     _log.warning("action=catch-up-failed detail=%r", problem.detail)
+                    await asyncio.sleep(_AGAIN)
+                    continue
                 await changed.wait()
 
     async def _commit(self, writes: Sequence[Write]) -> None:

@@ -107,9 +107,8 @@ class InvocationsDoor:
         self._fleet.broadcast(self.table())
         self._fleet.routes_changed()
 
-    async def changed(self) -> None:
-        """Publish a change that was made here; return when the other machines have heard of it, too."""
-        self.publish()
+    async def spread(self) -> None:
+        """Wait for the other machines to hear of what was changed here, for three seconds at most."""
         if self._spread is not None:
             await self._spread.reached(self._registry.edition)
 
@@ -250,11 +249,13 @@ class ControlDoor:
         """Delete a function (see contract)."""
         owner = self._registry.owner(function)
         details = {"function": function, "app": owner.name if owner is not None else None}
-        return await self._audit.during("function.delete", by, self._delete_function(function), details)
+        app_gone = await self._audit.during("function.delete", by, self._delete_function(function), details)
+        await self._invocations.spread()
+        return app_gone
 
     async def _delete_function(self, function: str) -> bool:
         app_gone = await self._registry.delete(function)
-        await self._invocations.changed()
+        self._invocations.publish()
         self._shells.stop(function, "its function was deleted")
         await self._fleet.to_zero(function)
         await self._fleet.last_words(function)
@@ -309,7 +310,9 @@ class ControlDoor:
         """Make a former revision live."""
         details: dict[str, object] = {"function": function, "revision": revision}
         work = self._rollback(function, revision, details)
-        return await self._audit.during("function.rollback", by, work, details)
+        live = await self._audit.during("function.rollback", by, work, details)
+        await self._invocations.spread()
+        return live
 
     async def _rollback(self, function: str, revision: str | None, details: dict[str, object]) -> Revision:
         def check(former: Revision) -> None:
@@ -318,7 +321,7 @@ class ControlDoor:
 
         wanted = await self._registry.rollback(function, revision, check)
         details["revision"] = wanted.id
-        await self._invocations.changed()
+        self._invocations.publish()
         return wanted
 
     async def logs(self, function: str, tail: int, follow: bool) -> AsyncGenerator[LogLine, None]:
@@ -567,12 +570,13 @@ class BuildsDoor:
         """Make prepared revisions live."""
         details: dict[str, object] = {"app": app, "commit": commit}
         await self._audit.during("app.deploy", by, self._activate(app, commit, details), details)
+        await self._invocations.spread()
 
     async def _activate(self, app: str, commit: str, details: dict[str, object]) -> None:
         changed = await self._registry.activate(app, commit)
         details["revisions"] = self._registry.apps[app].live
         if changed:
-            await self._invocations.changed()
+            self._invocations.publish()
             revisions = await self.current(app)
             self._garbage.settled(key for each in revisions for key in needed_by(each))
             await self._garbage.collect()

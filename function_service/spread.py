@@ -1,4 +1,4 @@
-"""A change of the registry spreads: it is over when the gateways of all machines answer by it.
+"""A change of the registry spreads: it is over when a gateway of each machine answers by it.
 
 Without that, whoever has pushed a function, or made a key, could be told by the next machine that there is no
 such thing. On a platform of one machine there is none of this.
@@ -27,23 +27,28 @@ class Spread:
 
     async def reached(self, edition: int) -> None:
         """Return once the other machines have that edition of the registry, or after three seconds."""
+        deadline = asyncio.get_running_loop().time() + _WITHIN
         try:
-            await self._homes.meet()  # one that has just started would not be known yet
-        except Problem as problem:
-            _log.warning("action=meet-failed detail=%r", problem.detail)
-        await asyncio.gather(*(self._heard(address, edition) for address in self._homes.machines.addresses))
+            async with asyncio.timeout_at(deadline):
+                await self._homes.meet()  # one that has just started would not be known yet
+        except (Problem, TimeoutError) as error:
+            _log.warning("action=meet-failed reason=%r", str(error) or "no answer in time")
+        others = self._homes.machines.addresses
+        await asyncio.gather(*(self._heard(address, edition, deadline) for address in others))
 
-    async def _heard(self, address: str, edition: int) -> None:
+    async def _heard(self, address: str, edition: int, deadline: float) -> None:
         import aiohttp  # it takes a while to import, and few need it
 
-        url = f"https://{address}{PATH}{edition}"
+        reason = ""
         try:
             async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_WITHIN)) as session,
-                session.get(url, ssl=self._link.client) as answer,
+                asyncio.timeout_at(deadline),
+                aiohttp.ClientSession() as session,
+                session.get(f"https://{address}{PATH}{edition}", ssl=self._link.client) as answer,
             ):
-                reason = "" if answer.status == 204 else f"it answers {answer.status}"
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                if answer.status != 204:
+                    reason = f"it answers {answer.status}"
+        except (aiohttp.ClientError, OSError) as error:
             reason = str(error) or "no answer in time"
         if reason:
             _log.warning("action=not-heard machine=%s edition=%d reason=%r", address, edition, reason)

@@ -36,9 +36,11 @@ class VaultDoor:
     ) -> tuple[Key, str]:
         """Make a key (see contract)."""
         details: dict[str, object] = {"key": name, "scopes": scopes, "app": app, "expires": expires}
-        return await self._audit.during(
+        made = await self._audit.during(
             "key.create", by, self._create_key(name, scopes, app, expires, details), details
         )
+        await self._invocations.spread()
+        return made
 
     async def _create_key(
         self,
@@ -50,7 +52,7 @@ class VaultDoor:
     ) -> tuple[Key, str]:
         made = await self._registry.create_key(name, scopes, app, expires)
         details["id"] = made[0].id
-        await self._invocations.changed()
+        self._invocations.publish()
         return made
 
     async def delete_key(self, key: str, by: Actor = PLATFORM) -> None:
@@ -58,10 +60,11 @@ class VaultDoor:
         known = self._registry.keys.get(key)
         details = {"id": key, "key": known.name if known is not None else ""}
         await self._audit.during("key.delete", by, self._delete_key(key), details)
+        await self._invocations.spread()
 
     async def _delete_key(self, key: str) -> None:
         await self._registry.delete_key(key)
-        await self._invocations.changed()
+        self._invocations.publish()
 
     async def secrets(self, by: Actor = PLATFORM) -> list[str]:
         """List the names of secrets."""
@@ -71,19 +74,16 @@ class VaultDoor:
     async def put_secret(self, name: str, value: str, by: Actor = PLATFORM) -> None:
         """Set a secret."""
         await self._audit.during("secret.set", by, self._put_secret(name, value), {"secret": name})
+        await self._invocations.spread()
 
     async def _put_secret(self, name: str, value: str) -> None:
         await self._registry.put_secret(name, value)
         self._snapshots.forget_secret(name)
-        await self._invocations.changed()
 
     async def delete_secret(self, name: str, by: Actor = PLATFORM) -> None:
         """Delete a secret."""
-        await self._audit.during("secret.delete", by, self._delete_secret(name), {"secret": name})
-
-    async def _delete_secret(self, name: str) -> None:
-        await self._registry.delete_secret(name)
-        await self._invocations.changed()
+        await self._audit.during("secret.delete", by, self._registry.delete_secret(name), {"secret": name})
+        await self._invocations.spread()
 
     async def audit(self, tail: int) -> list[AuditEntry]:
         """Return the last entries of the audit log."""

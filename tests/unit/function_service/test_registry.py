@@ -320,6 +320,34 @@ async def test_of_two_services_that_want_one_name_at_once_one_gets_it() -> None:
     assert len(again.all_live()) == 1
 
 
+class FailingStore(MemoryStore):
+    """Fails once when the secrets are read, if it is told to."""
+
+    fails = False
+
+    async def scan(self, space: str, **options: Any) -> Any:
+        if self.fails and space == "registry/secrets":
+            self.fails = False
+            raise Problem("unavailable", "It has gone away.")
+        return await super().scan(space, **options)
+
+
+async def test_what_could_not_be_read_as_a_whole_is_read_again() -> None:
+    store = FailingStore()
+    one, two = Registry(store, open_safe()), Registry(store, open_safe())
+    await two.load()
+    told: list[int] = []
+    two.on_change = lambda _: told.append(two.edition)
+    await one.create_key("k", (Scope.ADMIN,), None, None)
+    store.fails = True
+    async with two.turn:
+        with pytest.raises(Problem):
+            await two.catch_up()
+        assert two.edition != one.edition
+        await two.catch_up()
+    assert told == [one.edition] == [two.edition]
+
+
 async def test_what_another_service_changes_is_followed() -> None:
     store, safe = SlowStore(log_of=lambda _space: "all"), open_safe()
     one, two = Registry(store, safe), Registry(store, safe)
