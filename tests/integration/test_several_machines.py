@@ -2,6 +2,9 @@
 
 import http.client
 import json
+import os
+import signal
+import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +79,10 @@ def test_every_change_is_over_when_all_machines_answer_by_it(both: tuple[Up, Up]
         assert [call(up, f"fresh-{number}").status for up in both] == [404, 404]
 
 
-def test_a_change_does_not_wait_long_for_a_machine_that_has_just_died(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dead", [True, False], ids=["dead", "frozen"])
+def test_a_change_waits_three_seconds_at_most_for_a_machine_that_does_not_answer(
+    tmp_path: Path, dead: bool
+) -> None:
     with (
         machines.redis() as server,
         machines.machine(tmp_path, "one", server) as one,
@@ -84,9 +90,21 @@ def test_a_change_does_not_wait_long_for_a_machine_that_has_just_died(tmp_path: 
     ):
         App.make(one, "known", files("known")).deploy()
         assert call(two, "known").status == 200
-        kill(*family(two.process.pid))
-        assert one.run("delete", "known").returncode == 0
-        assert call(one, "known").status == 404
+        everything = family(two.process.pid)
+        if dead:
+            kill(*everything)
+        else:
+            for each in everything:
+                os.kill(each.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            assert one.run("delete", "known").returncode == 0
+            assert time.monotonic() - began < 10  # the command has to start, too
+            assert call(one, "known").status == 404
+            assert "action=not-heard machine=127.0.0.1:" in one.log.read_text()
+        finally:
+            for each in everything if not dead else ():
+                os.kill(each.pid, signal.SIGCONT)
 
 
 def test_a_function_is_at_home_on_one_machine_and_the_other_passes_its_calls_on(both: tuple[Up, Up]) -> None:
