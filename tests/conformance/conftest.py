@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import redis_groups
+from tests.support import redis_groups, redis_server
 from tests.support.clock import Clock
 from tests.support.redis_groups import Cluster, Sentinels
 from tests.support.redis_server import RedisServer, running
@@ -22,6 +22,12 @@ def clock() -> Clock:
 @pytest.fixture(scope="module")
 def redis() -> Iterator[RedisServer]:
     with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def oldest_redis() -> Iterator[RedisServer]:
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder), redis_server.oldest()) as server:
         yield server
 
 

