@@ -17,6 +17,9 @@ from function_service.engines.embedded.channel import Channel, Unread
 from function_service.engines.embedded.grants import Grants
 from runtimes.declaration import Interpreter, Runtime
 
+Tree = tuple[Path, str, bool]
+"""A folder that a sandbox gets: where it comes from, goes to, and whether it can be written there."""
+
 
 def message_of(assignment: Assignment, runtime: Runtime, interpreter: Interpreter) -> dict[str, Any]:
     """Return what process 1 is told, so that it becomes the function or starts it."""
@@ -52,11 +55,8 @@ def of_shell(
 
 
 @contextlib.contextmanager
-def opened(trees: Sequence[tuple[Path, str, bool]]) -> Iterator[list[int]]:
-    """Have a detached mount of each folder (where it comes from, goes to, whether it can be written).
-
-    Raises OSError.
-    """
+def opened(trees: Sequence[Tree]) -> Iterator[list[int]]:
+    """Have a detached mount of each folder. Raises OSError."""
     with contextlib.ExitStack() as stack:
         descriptors = []
         for path, _, writable in trees:

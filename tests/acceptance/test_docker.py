@@ -1,12 +1,14 @@
 """The whole platform on Docker, with either store: pushes built in containers and images, calls, state, a shell."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from tests.support import images, redis_server, service
+from tests.support import dockers, images, redis_server, service
 from tests.support.apps import App, call
+from tests.support.dockers import UpOn
 from tests.support.platform import Up, wait_until
 
 COUNTER = """
@@ -44,6 +46,27 @@ def test_an_app_is_built_called_and_gone_again(tmp_path: Path, store: str) -> No
         assert up.stop() == 0
         assert "engine=docker" in up.log.read_text()
         assert service.containers(up.data.label) == set()
+
+
+@service.gvisor_needed()[-1]
+def test_where_each_container_has_a_kernel_of_its_own_it_is_the_same(tmp_path: Path) -> None:
+    flags = ("--engine", "docker", "--docker-runtime", "runsc")
+    with dockers.running(dockers.GVISOR) as dockerd, UpOn(tmp_path, flags, dockerd=dockerd) as up:
+        app = App.make(up, "counting", {"counter/handler.py": COUNTER, "pilotlight.toml": MANIFEST})
+        app.deploy()
+        answers = [call(up, "counter") for _ in range(2)]
+        assert [answer.status for answer in answers] == [200, 200], answers
+        assert [answer.headers["pilotlight-start"] for answer in answers] == ["cold", "warm"]
+        first, second = (json.loads(answer.text) for answer in answers)
+        assert first["user"] == second["user"] > 65536
+        assert first["count"] != second["count"]
+        shell = up.run("shell", "counter", "--", "sh", "-c", "ls; uname -r")
+        assert "handler.py" in shell.stdout.splitlines(), shell.stderr
+        assert os.uname().release not in shell.stdout
+        assert len(service.containers(up.data.label, dockerd)) > 0
+        assert up.stop() == 0
+        assert "own_kernel=True" in up.log.read_text()
+        assert service.containers(up.data.label, dockerd) == set()
 
 
 def test_an_app_is_built_and_called_in_an_image_of_its_own(tmp_path: Path) -> None:

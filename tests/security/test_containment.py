@@ -46,7 +46,7 @@ async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
         await deploy_snapshot(running, "restored")
         if request.param == support.DOCKER:
             await deploy_guest(running, "guest", GUEST)
-        yield WithShells(running.data, running.client, running.process, running.python, running.mode)
+        yield WithShells(**vars(running))
 
 
 class WithShells(Service):

@@ -1,29 +1,35 @@
 """A second dockerd, as another machine has one: with its own folders, images and containers, and no network."""
 
 import contextlib
+import json
 import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from tests.support.platform import Up, family, kill, wait_until
+
+GVISOR = {"runsc": {"path": "runsc", "runtimeArgs": ["--network=none", "--platform=ptrace"]}}
+"""A setting of dockerd. The arguments are for machines without /dev/kvm, and for kernels newer than gVisor."""
 
 _FLAGS = ("--bridge=none", "--iptables=false", "--ip6tables=false")
 
 
 @contextlib.contextmanager
-def running() -> Iterator[str]:
-    """Run one while within; yield the path of its socket."""
+def running(runtimes: Mapping[str, Any] = MappingProxyType({})) -> Iterator[str]:
+    """Run one while within, which knows these OCI runtimes besides; yield the path of its socket."""
     folder = Path(tempfile.mkdtemp(prefix="dockerd-"))
     path, log = folder / "docker.sock", folder / "log"
     places = {"data-root": "data", "exec-root": "exec", "pidfile": "pid", "config-file": "config.json"}
     own = [f"--{flag}={folder / name}" for flag, name in places.items()]
     # Where a containerd runs already, both daemons use it
     own += [f"--containerd-namespace={folder.name}", f"--containerd-plugins-namespace={folder.name}-plugins"]
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text(json.dumps({"runtimes": dict(runtimes)}))
     with log.open("w") as output:
         process = subprocess.Popen(
             ["dockerd", *_FLAGS, *own, f"--host=unix://{path}"],

@@ -5,11 +5,12 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,16 @@ from function_service.contract import FunctionConfig, Image, Lease, Revision
 from pilotlight import sockets, trees
 from pilotlight.datafolder import DataFolder
 from runtimes.declaration import load_all
+from tests.support import dockers
 
 ROOT = Path(__file__).parents[2]
 USER = 23456  # an ordinary user that exists nowhere
 DOCKER = "docker"  # root, on the docker engine
+GVISOR = "gvisor"  # the same, where each container has a kernel of its own
 DOCKERD = "/var/run/docker.sock"
 
 Mode = int | str
-"""The user as whom the embedded engine runs, or DOCKER."""
+"""The user as whom the embedded engine runs, or DOCKER, or GVISOR."""
 
 _START = """
 import os, sys
@@ -59,11 +62,12 @@ class Service:
     process: asyncio.subprocess.Process
     python: str
     mode: Mode
+    dockerd: str
 
     @property
     def forks(self) -> bool:
         """Whether its engine makes snapshots."""
-        return self.mode != DOCKER
+        return not isinstance(self.mode, str)
 
     @property
     def short_start(self) -> float:
@@ -72,7 +76,7 @@ class Service:
 
     def containers(self) -> set[str]:
         """Return the names of its containers."""
-        return containers(self.data.label)
+        return containers(self.data.label, self.dockerd)
 
     async def deploy(
         self, name: str, files: dict[str, str], *, handler: str = "handler:handle", **config: Any
@@ -175,6 +179,15 @@ async def running(
     root = folder or Path(tempfile.mkdtemp(prefix="pilotlight-test-"))
     data = DataFolder(root)
     data.prepare()
+    others = contextlib.ExitStack()
+    dockerd = DOCKERD
+    if mode == GVISOR:
+        dockerd = others.enter_context(dockers.running(runtimes=dockers.GVISOR))
+        environment = {
+            "DOCKER_HOST": f"unix://{dockerd}",
+            "PILOTLIGHT_DOCKER_RUNTIME": "runsc",
+            **(environment or {}),
+        }
     user, engine = (0, DOCKER) if isinstance(mode, str) else (mode, "embedded")
     own = user or os.geteuid()
     if root.stat().st_uid != own:  # else a former service may have left what comes and goes there
@@ -201,7 +214,8 @@ async def running(
     try:
         names = await client.builds.runtimes()
         listening = asyncio.create_task(listen())
-        yield Service(data, client, process, next(n for n in names if n.startswith("python")), mode)
+        python = next(n for n in names if n.startswith("python"))
+        yield Service(data, client, process, python, mode, dockerd)
     finally:
         if listening is not None:
             listening.cancel()
@@ -211,6 +225,7 @@ async def running(
             process.terminate()
         async with asyncio.timeout(60):
             await process.wait()
+        await asyncio.to_thread(others.close)
         if folder is None:
             trees.remove(root)
 
@@ -235,24 +250,42 @@ def modes() -> list[Any]:
     return [pytest.param(os.geteuid(), id="ordinary user")]
 
 
-def engines() -> list[Any]:
-    """Return `modes`, and the docker engine as root, where we are that; without dockerd it is skipped."""
+def engines(*, with_gvisor: bool = False) -> list[Any]:
+    """Return `modes`, and the docker engine as root, where we are that; without dockerd it is skipped.
+
+    What looks at a sandbox from outside, or from inside at what this machine's kernel does, is not for gVisor.
+    """
     import pytest
 
-    return (
-        [*modes(), pytest.param(DOCKER, id="docker", marks=dockerd_needed())]
-        if os.geteuid() == 0
-        else modes()
-    )
+    if os.geteuid() != 0:
+        return modes()
+    docker = pytest.param(DOCKER, id="docker", marks=dockerd_needed())
+    gvisor = [pytest.param(GVISOR, id="gvisor", marks=gvisor_needed())] if with_gvisor else []
+    return [*modes(), docker, *gvisor]
 
 
-def containers(label: str) -> set[str]:
-    """Return the names of the containers that carry the label of a data folder."""
+def gvisor_needed() -> list[Any]:
+    """Return the marks of tests that need dockerd and gVisor."""
+    import pytest
+
+    reason = "gVisor is not installed (apt-get install runsc)"
+    return [*dockerd_needed(), pytest.mark.skipif(shutil.which("runsc") is None, reason=reason)]
+
+
+@contextlib.contextmanager
+def client(dockerd: str = DOCKERD) -> Iterator[Any]:
+    """Give a client of a dockerd, a docker.APIClient."""
     import docker
 
-    client = docker.APIClient(base_url=f"unix://{DOCKERD}", version="1.41")
-    with contextlib.closing(client):
-        found = client.containers(all=True, filters={"label": f"pilotlight={label}"})
+    api = docker.APIClient(base_url=f"unix://{dockerd}", version="1.41")
+    with contextlib.closing(api):
+        yield api
+
+
+def containers(label: str, dockerd: str = DOCKERD) -> set[str]:
+    """Return the names of the containers that carry the label of a data folder."""
+    with client(dockerd) as api:
+        found = api.containers(all=True, filters={"label": f"pilotlight={label}"})
     return {each["Names"][0] for each in found}
 
 
@@ -260,11 +293,10 @@ def kill_containers(label: str) -> None:
     """Kill -9 the containers that carry the label of a data folder."""
     import docker
 
-    client = docker.APIClient(base_url=f"unix://{DOCKERD}", version="1.41")
-    with contextlib.closing(client):
-        for each in client.containers(filters={"label": f"pilotlight={label}"}):
+    with client() as api:
+        for each in api.containers(filters={"label": f"pilotlight={label}"}):
             with contextlib.suppress(docker.errors.APIError):  # it has just ended
-                client.kill(each["Id"])
+                api.kill(each["Id"])
 
 
 def dockerd_needed() -> list[Any]:

@@ -14,6 +14,10 @@ _LOG = {
 }  # of its start; then it goes to us
 
 
+Show = tuple[Path, str, bool]
+"""A folder or file of the host, where it is seen, and whether it can be written there."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What tells one container from the others."""
@@ -26,19 +30,20 @@ class Plan:
     user: int
     memory: int  # bytes
     processes: int
-    control: Path  # a folder, shown at /run until the container is furnished
-    shown: tuple[tuple[str, str], ...]  # folders and files of the host, and where they are seen, read-only
+    shown: tuple[Show, ...]
+    tmp: int  # bytes
     runtime: str  # an OCI runtime that dockerd knows; empty for its usual one
+    spoken_to: bool = False  # by its standard input
 
 
 def create(client: Any, plan: Plan) -> None:
     """Create it. Raises docker.errors.DockerException."""
-    places = [(of, at, True) for of, at in plan.shown]
-    # A socket there can't be connected to where it is read-only
-    places.append((str(plan.control), "/run", False))
     host = client.create_host_config(
-        mounts=[docker.types.Mount(at, of, type="bind", read_only=ro) for of, at, ro in places],
-        tmpfs={"/tmp": "rw,exec,nosuid,nodev,size=64m,mode=1777"},  # noqa: S108  the container's own
+        mounts=[
+            docker.types.Mount(at, str(of), type="bind", read_only=not writable)
+            for of, at, writable in plan.shown
+        ],
+        tmpfs={"/tmp": f"rw,exec,nosuid,nodev,size={plan.tmp},mode=1777"},  # noqa: S108  the container's own
         read_only=True,
         network_mode="none",
         ipc_mode="none",
@@ -62,6 +67,7 @@ def create(client: Any, plan: Plan) -> None:
         hostname="function",
         user=f"{plan.user}:{plan.user}",
         working_dir="/",
+        stdin_open=plan.spoken_to,
         stop_signal="SIGKILL",  # so that the end of dockerd itself takes no time
         labels={LABEL: plan.label},
         environment=plan.environment,

@@ -1,10 +1,7 @@
 """What a container needs before it is there: a socket, a channel, an output; and how it comes to life."""
 
-import asyncio
 import os
 import shutil
-import socket
-import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +10,16 @@ from typing import Any
 from function_service.engines.docker import container
 from function_service.engines.docker.container import Plan
 from function_service.engines.docker.daemon import Daemon
+from function_service.engines.docker.ways import Way
 from function_service.engines.embedded.channel import Channel
 from function_service.engines.embedded.nursery import listening_socket
-from pilotlight import sockets
-
-_LOOK = 2.0  # seconds without a sign of life, after which dockerd is asked whether there is any
-_CREDENTIALS = struct.Struct("3i")
 
 
 @dataclass(frozen=True)
 class Blank:
     """What is known of a container that waits blank. Its descriptors are the cradle's until that lets go."""
 
-    pid: int  # of its process 1, as the host sees it
+    pid: int  # of its process 1, or its kernel, as the host sees it
     pidfd: int
     user: int  # as the host sees it
     control: Channel
@@ -36,14 +30,11 @@ class Blank:
 class Cradle:
     """One container on its way. It owns what it makes until the engine takes over, or `abandon` is called."""
 
-    def __init__(self, name: str, folder: Path, instance: Path) -> None:
+    def __init__(self, name: str, folder: Path, instance: Path, way: Way, user: int) -> None:
         """Make the sockets and the output. Raises OSError."""
         self._folder = folder
         folder.mkdir(mode=0o755)
-        # The container's user has to get at it; from outside the folder is within one that is ours alone
-        self._door = sockets.listen(
-            folder / "control.sock", mode=0o666, backlog=1, kind=socket.SOCK_SEQPACKET
-        )
+        self._entrance = way.entrance(folder, user)
         self._listener = listening_socket(instance)
         self._instance = instance
         self.output, self._output_write = os.pipe2(os.O_CLOEXEC)
@@ -65,53 +56,35 @@ class Cradle:
         Raises Problem, docker.errors.ImageNotFound, OSError, EOFError.
         """
         await daemon.call(lambda client: self._start(client, plan))
-        connection = await self._connection(daemon)
-        pid, user, _ = _CREDENTIALS.unpack(
-            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
-        control = self._control = Channel(connection)
-        pidfd = os.pidfd_open(pid)
+        entered = await self._entrance.enter(daemon, self.name)
+        control = self._control = Channel(entered.control)
+        pidfd = os.pidfd_open(entered.pid)
         self._descriptors.append(pidfd)
         await furnish(pidfd)
         control.send(order, [self._listener.fileno(), self._output_write])
         self._let_go()
         message, received = await control.receive()
         self._descriptors += received
-        return Blank(pid, pidfd, user, control, received[0], message["runtime"])
+        return Blank(entered.pid, pidfd, entered.user, control, received[0], message["runtime"])
 
     def _start(self, client: Any, plan: Plan) -> None:
         """Runs in a thread of the daemon's, also when nobody waits for it any more."""
         container.create(client, plan)
         try:
             if not self._given_up:
+                self._entrance.attach(client, plan.name)
                 client.start(plan.name)
         finally:
             if self._given_up:
                 client.remove_container(plan.name, force=True, v=True)
 
-    async def _connection(self, daemon: Daemon) -> socket.socket:
-        """Wait for process 1. Raises EOFError where it has ended before it came here."""
-        accepting = asyncio.ensure_future(asyncio.get_running_loop().sock_accept(self._door))
-        try:
-            while not (await asyncio.wait([accepting], timeout=_LOOK))[0]:
-                if not await daemon.runs(self.name):
-                    raise EOFError("its first process has ended")
-        finally:
-            if not accepting.done():
-                accepting.cancel()
-        return accepting.result()[0]
-
     def _let_go(self) -> None:
         """Close what the container has now."""
-        self._door.close()
+        self._entrance.close()
         self._listener.close()
         if self._output_write >= 0:
             os.close(self._output_write)
             self._output_write = -1
-
-    def furnished(self) -> None:
-        """Remove the way in, which the container does not see any more."""
-        shutil.rmtree(self._folder)
 
     def printed(self) -> str:
         """Return what process 1 has printed so far."""

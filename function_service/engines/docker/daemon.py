@@ -157,6 +157,13 @@ class Daemon:
         state = (await self.call(lambda client: client.inspect_container(container)))["State"]
         return bool(state["Running"])
 
+    async def pid(self, container: str) -> int:
+        """Return its process 1, as the host sees it. Raises Problem, and EOFError where it does not run."""
+        state = (await self.call(lambda client: client.inspect_container(container)))["State"]
+        if not state["Running"]:
+            raise EOFError("its first process has ended")
+        return int(state["Pid"])
+
     async def _remove_at_last(self, container: str) -> None:
         while True:
             try:

@@ -1,7 +1,7 @@
 """The docker engine: sandboxes are containers of dockerd, which wait booted and get their code from outside.
 
 A cold start reads: `make` (ahead of time) → container.py creates → inside.py boots → entering.py furnishes →
-… → `attach` → entering.py mounts → inside.py loads.
+… → `attach` → entering.py mounts → inside.py loads. Where a container has a kernel of its own, see ways.py.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,19 @@ import runtimes.declaration
 from function_service import interpreters
 from function_service.contract import Exit, Guarantee, Job, Output, Stages, Terminal
 from function_service.engines import attaching
+from function_service.engines.attaching import Tree
 from function_service.engines.base import Assignment, End, ImageSource, Sandbox, Survivor, Untouched, Use
-from function_service.engines.docker import guarantees, guest
-from function_service.engines.docker.container import Plan
+from function_service.engines.docker import guarantees, guest, ways
+from function_service.engines.docker.container import Plan, Show
 from function_service.engines.docker.cradle import Cradle
 from function_service.engines.docker.daemon import Daemon, Ending
 from function_service.engines.docker.dockerfiles import Dockerfiles
 from function_service.engines.docker.guest import Root
 from function_service.engines.docker.image import HostImage
 from function_service.engines.docker.images import Images
-from function_service.engines.docker.mounter import Mounter
 from function_service.engines.docker.permitted import Permitted
+from function_service.engines.docker.ways import SameKernel, Way
 from function_service.engines.embedded import cgroup, container, debug, jobs
-from function_service.engines.embedded import sandbox as inside
 from function_service.engines.embedded.channel import Channel
 from function_service.engines.embedded.grants import Grants
 from function_service.engines.embedded.namespaces import Users
@@ -52,6 +52,7 @@ _BLANK_DEADLINE = 20.0  # seconds
 _DEATH_DEADLINE = 10.0  # seconds
 _ANSWER_WITHIN = 3.0  # seconds that dockerd has left to tell how a container ended, once that is in the way
 _CLOSE_WITHIN = 5.0  # seconds for what is being made, or removed
+_USUAL_RUNTIME = "runc"
 _PROCESSES = 128  # processes and threads in one container
 _JOB_PROCESSES = 1024
 _KILLED = 128 + signal.SIGKILL
@@ -62,6 +63,7 @@ class Handle:
     """The `handle` of a Sandbox. Its descriptors are the engine's, which closes them at its end."""
 
     container: str  # its name
+    folder: Path  # of ours, for it
     pidfd: int
     control: Channel
     group: cgroup.Group
@@ -104,7 +106,7 @@ class DockerEngine:
         self._dockerfiles = Dockerfiles(
             self._daemon, self._images, data.label, Permitted(images), builds=dockerfiles
         )
-        self._mounter = Mounter()
+        self._way: Way = SameKernel()
         self._grants = Grants(data.socket("listeners"))
         self._users = Users(0, 0)
         self._guarantees: list[Guarantee] = []
@@ -144,7 +146,6 @@ class DockerEngine:
             known = ", ".join(sorted(information["Runtimes"]))
             raise Problem("invalid-request", f"dockerd has no runtime {self._runtime!r}; it has {known}.")
         self._users = guarantees.users(information)
-        self._guarantees = guarantees.of(information, self._runtime)
         self._by_systemd = information["CgroupDriver"] == "systemd"
         shutil.rmtree(self._folders, ignore_errors=True)
         (self._folders / "empty").mkdir(parents=True, mode=0o755)
@@ -156,9 +157,25 @@ class DockerEngine:
         owner = self._data.builds.stat().st_uid
         await asyncio.to_thread(jobs.give, [self._data.builds], owner, of=users)
         await self._image.name()
+        await self._choose_way(self._runtime or information["DefaultRuntime"])
+        self._guarantees = guarantees.of(information, self._runtime, own_kernel=self._way.own_kernel)
         await self._dockerfiles.start(information["DockerRootDir"])
         await self._grants.start()
         return []
+
+    async def _choose_way(self, runtime: str) -> None:
+        """Find out whether containers of an OCI runtime have the kernel of this machine. Raises Problem."""
+        python = runtimes.declaration.choose(self._interpreters, "python")
+        if runtime == _USUAL_RUNTIME or python is None:
+            return
+        root = await self._root(python)
+        plan = self._plan("try", root, self._users.first, [(Path(of), at, False) for of, at in root.shown])
+        try:
+            self._way = await ways.choose(self._daemon, plan, python.executable)
+        except Problem as problem:
+            detail = f"No container starts with the runtime {runtime!r}. {problem.detail}"
+            raise Problem("unavailable", detail) from problem
+        _log.info("action=docker-runtime runtime=%s own_kernel=%s", runtime, self._way.own_kernel)
 
     async def close(self) -> None:
         """Destroy all containers."""
@@ -173,7 +190,7 @@ class DockerEngine:
                 _log.error("A container could not be ended; the next start will do it", exc_info=error)
         if self._background:
             await asyncio.wait(self._background, timeout=_CLOSE_WITHIN)
-        await self._mounter.close()
+        await self._way.close()
         await self._grants.close()
         try:
             async with asyncio.timeout(_CLOSE_WITHIN):
@@ -210,11 +227,9 @@ class DockerEngine:
         }
         return await self._make(interpreter, order)
 
-    async def _make(
-        self, interpreter: Interpreter, order: dict[str, Any], processes: int = _PROCESSES
-    ) -> Sandbox:
+    async def _make(self, interpreter: Interpreter, order: dict[str, Any], job: Job | None = None) -> Sandbox:
         """Make a container to its end, since what dockerd has begun can't be taken back sooner."""
-        making = asyncio.create_task(self._made(interpreter, order, processes), name="make a container")
+        making = asyncio.create_task(self._made(interpreter, order, job), name="make a container")
         self._making.add(making)
         making.add_done_callback(self._making.discard)
         try:
@@ -233,43 +248,25 @@ class DockerEngine:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _made(self, interpreter: Interpreter, order: dict[str, Any], processes: int) -> Sandbox:
+    async def _made(self, interpreter: Interpreter, order: dict[str, Any], job: Job | None) -> Sandbox:
         began = time.perf_counter()
         name = short_id()
         user = self._take_user()
         folder, instance = self._folders / name, self._data.instances / f"{name}.sock"
         cradle = None
         try:
-            cradle = Cradle(f"{self._data.label}-{name}", folder, instance)
+            cradle = Cradle(f"{self._data.label}-{name}", folder, instance, self._way, user)
             async with asyncio.timeout(_BLANK_DEADLINE):
                 root = await self._root(interpreter)
-                plan = Plan(
-                    name=cradle.name,
-                    label=self._data.label,
-                    image=root.image,
-                    command=root.command,
-                    environment=root.environment,
-                    user=user,
-                    memory=_USUAL_MEMORY,
-                    processes=processes,
-                    control=folder,
-                    shown=root.shown,
-                    runtime=self._runtime,
-                )
-                furnish = {
-                    "binds": root.kept,
-                    "gone": root.gone,
-                    "terminal": order["kind"] == "shell",
-                    "tmp": inside.TMP_SIZE,
-                }
+                early = [] if job is None else self._way.early(_trees(job))
+                plan = self._plan(name, root, user, self._way.shown(folder, root, early), job)
                 blank = await cradle.begin(
                     self._daemon,
                     plan,
                     order,
-                    lambda pidfd: self._mounter.order({"furnish": furnish}, [pidfd]),
+                    lambda pidfd: self._way.furnish(pidfd, root, terminal=order["kind"] == "shell"),
                 )
                 group = cgroup.of(blank.pid)
-            cradle.furnished()
         except BaseException as error:
             self._taken.discard(user)
             if isinstance(error, docker.errors.ImageNotFound):
@@ -282,7 +279,9 @@ class DockerEngine:
             if isinstance(error, docker.errors.ImageNotFound) and interpreter.image is not None:
                 raise self._images.lost(interpreter.image) from error
             raise _not_made(error, said) from error
-        handle = Handle(cradle.name, blank.pidfd, blank.control, group, blank.user, user, blank.data_listener)
+        handle = Handle(
+            *(cradle.name, folder, blank.pidfd, blank.control, group, blank.user, user, blank.data_listener)
+        )
         total = (time.perf_counter() - began) * 1000
         stages = Stages(container=max(0.0, total - blank.runtime), runtime=blank.runtime)
         ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
@@ -290,6 +289,22 @@ class DockerEngine:
         self._sandboxes[name] = made
         handle.watcher = asyncio.create_task(self._watch(made, handle), name=f"watch {name}")
         return made
+
+    def _plan(self, name: str, root: Root, user: int, shown: Sequence[Show], job: Job | None = None) -> Plan:
+        return Plan(
+            name=f"{self._data.label}-{name}",
+            label=self._data.label,
+            image=root.image,
+            command=root.command,
+            environment=root.environment,
+            user=user,
+            memory=_USUAL_MEMORY if job is None else job.memory,
+            processes=(_PROCESSES if job is None else _JOB_PROCESSES) + self._way.processes,
+            shown=tuple(shown),
+            tmp=self._way.tmp,
+            runtime=self._runtime,
+            spoken_to=self._way.own_kernel,
+        )
 
     def _take_user(self) -> int:
         while True:
@@ -306,7 +321,9 @@ class DockerEngine:
             raise Problem("no-capacity", "No Python was found that could run process 1 of a container.")
         if interpreter.image is not None:
             inspected = await self._images.inspect(interpreter.image)
-            return guest.root(self._folders, parent, inspected, whole=interpreter.whole)
+            return guest.root(
+                *(self._folders, parent, inspected), module=self._way.process_one, whole=interpreter.whole
+            )
         # Builds of one language may use what another version has brought along, such as npm
         chosen = (parent, interpreter)
         seen = [i for i in self._interpreters if i in chosen or not self._runtimes[i.runtime].forkable]
@@ -316,11 +333,12 @@ class DockerEngine:
         empty = str(self._folders / "empty")
         return Root(
             image=await self._image.name(),
-            command=guest.process_one(parent.executable),
+            command=guest.process_one(self._way.process_one, parent.executable),
             environment={"LC_ALL": "C.UTF-8"},
             shown=(*((path, path) for path in shown), *((empty, path) for path in hidden)),
             kept=shown,
             gone=[],
+            later=guest.PLACES,
         )
 
     async def _watch(self, sandbox: Sandbox, handle: Handle) -> None:
@@ -409,7 +427,7 @@ class DockerEngine:
         self,
         sandbox: Sandbox,
         message: dict[str, Any],
-        trees: list[tuple[Path, str, bool]],
+        trees: list[Tree],
         egress: tuple[str, ...],
         identity: dict[str, str],
         *,
@@ -418,19 +436,18 @@ class DockerEngine:
         proxy: str = "egress",
         door: debug.Door | None = None,
     ) -> None:
-        """Mount, send the message, return when it is ready. /tmp counts towards the memory."""
+        """Bring code, send the message, return when it is ready. /tmp counts towards the memory."""
         handle = self._handle(sandbox)
         if sandbox.ended.done():
             raise Untouched
-        order = {"mounts": [target for _, target, _ in trees], "tmp": message["tmp"]}
         try:
-            with attaching.opened(trees) as descriptors:
-                handle.group.limit(memory, processes)
-                await self._mounter.order(order, [handle.pidfd, *descriptors])
+            handle.group.limit(memory, processes + self._way.processes)
+            await self._way.bring(handle.folder, handle.pidfd, trees, message["tmp"])
         except OSError as error:
             if _is_dead(handle.pidfd):
                 raise Untouched from error
-            raise Problem("no-capacity", f"Its code can't be mounted: {error}.", retry_after=1) from error
+            detail = f"Its code can't be brought into the container: {error}."
+            raise Problem("no-capacity", detail, retry_after=1) from error
         message["egress"] = bool(egress)
         attaching.send(handle.control, message, [] if door is None else [door.listener])
         await attaching.until_ready(handle.control, self._grants, sandbox.id, egress, identity, proxy=proxy)
@@ -482,6 +499,7 @@ class DockerEngine:
     async def _bury(self, handle: Handle) -> None:
         """Have dockerd remove what is left of a dead container, however long that takes it."""
         await asyncio.shield(self._daemon.bury(handle.container))
+        await asyncio.to_thread(shutil.rmtree, handle.folder, ignore_errors=True)
         self._taken.discard(handle.inner_user)
 
     def use(self, sandbox: Sandbox) -> Use:
@@ -496,10 +514,11 @@ class DockerEngine:
             interpreter = interpreters.in_image(job.image, job.runtime)
         if interpreter is None:
             raise Problem("invalid-request", f"This machine has no runtime {job.runtime}.")
-        trees = [(Path(m.source), m.target, m.writable) for m in job.mounts]
+        trees = _trees(job)
         writable = [path for path, _, can_write in trees if can_write]
         owner = self._data.builds.stat().st_uid
-        blank = await self._make(interpreter, {"kind": "exec", "boot": None}, _JOB_PROCESSES)
+        early = self._way.early(trees)
+        blank = await self._make(interpreter, {"kind": "exec", "boot": None}, job)
         handle = self._handle(blank)
         reader = LineReader(blank.output)
         try:
@@ -508,7 +527,7 @@ class DockerEngine:
             message = jobs.message_of(job)
             identity = {"app": "", "function": "build"}
             await self._attach(
-                *(blank, message, trees, job.egress, identity),
+                *(blank, message, [tree for tree in trees if tree not in early], job.egress, identity),
                 memory=job.memory,
                 processes=_JOB_PROCESSES,
                 proxy="build",
@@ -540,6 +559,10 @@ class DockerEngine:
             await self.destroy(sandbox)
         finally:
             await jobs.hand_over(writable, owner, of={self._handle(sandbox).user})
+
+
+def _trees(job: Job) -> list[Tree]:
+    return [(Path(m.source), m.target, m.writable) for m in job.mounts]
 
 
 def _is_dead(pidfd: int) -> bool:

@@ -42,14 +42,16 @@ def inspect(runtime: str) -> list[Guarantee]:
     return asyncio.run(ask())
 
 
-def of(information: dict[str, Any], runtime: str) -> list[Guarantee]:
-    """List the guarantees, given what `docker info` says."""
+def of(information: dict[str, Any], runtime: str, *, own_kernel: bool = False) -> list[Guarantee]:
+    """List the guarantees, given what `docker info` says, and whether each container has its own kernel."""
     version, used = information["ServerVersion"], runtime or information["DefaultRuntime"]
     remapped = "with" if _has(information, "name=userns") else "without"
     found = [
         Guarantee(name=_ANSWERS, kept=True, reason=f"version {version}, {remapped} a user namespace"),
         Guarantee(
-            name="namespaces and a root file system of its own", kept=True, reason=f"by the runtime {used}"
+            name="namespaces and a root file system of its own",
+            kept=True,
+            reason=f"by the runtime {used}" + (", with a kernel of its own" if own_kernel else ""),
         ),
         _seccomp(information),
         Guarantee(name="a user id of its own for each sandbox", kept=True),

@@ -18,12 +18,14 @@ from runtimes import places
 from runtimes.declaration import Interpreter
 
 _COMMAND: Final = (
-    f"import sys; sys.path.insert(0, {INSIDE!r}); from function_service.engines.docker.inside import main; "
+    f"import sys; sys.path.insert(0, {INSIDE!r}); from function_service.engines.docker.{{}} import main; "
     f"sys.path.remove({INSIDE!r}); main()"
 )
 _HOST: Final = "/runtime/host"
-# Where code is mounted later; an image has no such folders, so the engine shows an empty one there
-_PLACES: Final = ("/function", "/dependencies", "/node_modules", "/source", "/build", "/tools")
+PLACES: Final = ("/function", "/dependencies", "/source", "/build", "/tools")
+"""Where code comes later."""
+# An image has no such folders, so the engine shows an empty one there
+_PLACES: Final = (*PLACES, "/node_modules")
 _MOUNTED: Final = ("/runtime", "/tmp")  # noqa: S108  besides, by us
 _SYSTEM: Final = ("/run", "/proc", "/sys", "/dev")
 # What the loader of process 1 would load first, of whatever root it starts in, ld.so(8)
@@ -40,11 +42,12 @@ class Root:
     shown: tuple[tuple[str, str], ...]  # folders and files of the host, and where they are seen
     kept: list[str]  # the places of those that stay
     gone: list[str]  # places of mounts that go before a runtime boots
+    later: tuple[str, ...]  # places where code comes later
 
 
-def process_one(*python: str) -> tuple[str, ...]:
-    """Return the command of process 1, given that of a Python."""
-    return (*python, "-I", "-S", "-B", "-c", _COMMAND)
+def process_one(module: str, *python: str) -> tuple[str, ...]:
+    """Return the command of process 1, given the module whose `main` it is, and the command of a Python."""
+    return (*python, "-I", "-S", "-B", "-c", _COMMAND.format(module))
 
 
 def prepare(folder: Path, interpreters: tuple[Interpreter, ...]) -> None:
@@ -58,8 +61,10 @@ def prepare(folder: Path, interpreters: tuple[Interpreter, ...]) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def root(folder: Path, python: Interpreter, image: Inspected, *, whole: bool = False) -> Root:
-    """Return what a container of a foreign image is made of.
+def root(
+    folder: Path, python: Interpreter, image: Inspected, *, module: str = "inside", whole: bool = False
+) -> Root:
+    """Return what a container of a foreign image is made of, given the module that is process 1.
 
     Where it is `whole`, nothing is to be mounted in it later, and nothing of ours stays.
 
@@ -73,7 +78,7 @@ def root(folder: Path, python: Interpreter, image: Inspected, *, whole: bool = F
     loader = loader.resolve()
     libraries = dict.fromkeys((str(loader.parent), f"/usr/{loader.parent.relative_to('/')}"))
     path = ":".join(f"{_HOST}{each}" for each in libraries if Path(each).is_dir())
-    command = process_one(f"{_HOST}{loader}", "--library-path", path, f"{_HOST}{executable}")
+    command = process_one(module, f"{_HOST}{loader}", "--library-path", path, f"{_HOST}{executable}")
     empty = str(folder / "empty")
     host = [(place, f"{_HOST}{place}") for place in container.binds([python.folder] if python.folder else [])]
     # A volume would be a folder on the disk to which a function could write without any limit
@@ -99,6 +104,7 @@ def root(folder: Path, python: Interpreter, image: Inspected, *, whole: bool = F
             *(place for _, place in host),
             *(("/runtime",) if whole else ()),
         ],
+        later=later,
     )
 
 

@@ -32,22 +32,27 @@ _REHEARSED = {f"PILOTLIGHT_{number}": "x" * 40 for number in range(12)}
 
 
 def main() -> None:
-    """Be one sandbox, from blank to its end."""
+    """Be process 1 of a container that has this kernel."""
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    control.connect(CONTROL)
+    live(control)
+
+
+def live(control: socket.socket) -> None:
+    """Be one sandbox, from blank to its end, for whoever is at the other end of the channel."""
     try:
-        _live()
+        _live(control)
     except EOFError:
         raise SystemExit(0) from None  # the function service has closed the channel: nobody wants this one
 
 
-def _live() -> None:
-    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    control.connect(CONTROL)
+def _live(control: socket.socket) -> None:
     order, (listener_fd, output_fd) = messages.receive(control)
     _settle(output_fd)
     began = time.monotonic()
     booted = shim = None
     if order["kind"] == "exec":
-        booted = init.boot(order["boot"], listener_fd, _seal)
+        booted = init.boot(order["boot"], listener_fd, seal)
     elif order["kind"] == "fork":
         shim = _boot(order["shim"], rehearse=order["rehearse"])
     with socket.create_server(("127.0.0.1", DATA_PORT), backlog=128) as data_listener:
@@ -60,9 +65,9 @@ def _live() -> None:
     _enter(attachment["folder"])
     door = received[-1] if "debug" in attachment else None
     if booted is not None:
-        init.run(control, listener_fd, attachment, booted, _seal, door)
+        init.run(control, listener_fd, attachment, booted, seal, door)
     elif shim is None:
-        shell.run(control, listener_fd, attachment, _seal)
+        shell.run(control, listener_fd, attachment, seal)
     else:
         _become(control, listener_fd, attachment, shim, door)
 
@@ -113,7 +118,7 @@ def _become(
     control: socket.socket, listener_fd: int, attachment: dict[str, Any], shim: Any, door: int | None
 ) -> None:
     """Become the function; returns when it ends."""
-    _seal()
+    seal()
     syscalls.set_dumpable(True)  # so that the function can look into itself
     os.environ.clear()
     os.environ.update(attachment["env"])
@@ -133,6 +138,6 @@ def _become(
     shim.serve(listener, application, attachment["concurrency"])
 
 
-def _seal() -> None:
+def seal() -> None:
     """Close our filter of system calls, on top of Docker's. After this, code of the function may run."""
     seccomp.install(_FILTER)

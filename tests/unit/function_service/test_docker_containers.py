@@ -20,8 +20,8 @@ def plan(folder: Path, **more: Any) -> container.Plan:
         "user": 1000,
         "memory": 1 << 27,
         "processes": 10,
-        "control": folder,
-        "shown": (),
+        "shown": ((folder, "/run", True), (folder, "/function", False)),
+        "tmp": 1 << 26,
         "runtime": "",
     }
     return container.Plan(**given | more)
@@ -43,6 +43,11 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_the_proxies_of_root_are_for_no_container(asked: dict[str, Any]) -> None:
     assert "secret" not in json.dumps(asked)
+
+
+def test_what_it_is_shown_can_be_written_only_where_that_is_said(asked: dict[str, Any]) -> None:
+    mounts = {each["Target"]: each["ReadOnly"] for each in asked["HostConfig"]["Mounts"]}
+    assert mounts == {"/run": False, "/function": True}
 
 
 def test_what_an_image_sets_is_taken_away(asked: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The engine's side of entering.py: starts that process, and gives it orders."""
+"""The engine's side of entering.py and carrying.py: starts such a process, and gives it orders."""
 
 import asyncio
 import contextlib
@@ -16,15 +16,17 @@ _WITHIN = 10.0  # seconds for an order
 _END_WITHIN = 2.0  # seconds
 _COMMAND = (
     "import sys; sys.path.insert(0, sys.argv[2]); "
-    "from function_service.engines.docker.entering import main; main(int(sys.argv[1]))"
+    "from function_service.engines.docker.{} import main; main(int(sys.argv[1]))"
 )
 _OURS = Path(__file__).parents[3]
 
 
-class Mounter:
-    """The process that mounts things in containers: started when needed, and again where it has died."""
+class Servant:
+    """A process of ours for one kind of work: started when needed, and again where it has died."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
+        """`module` is the one whose `main` takes the orders."""
+        self._module = module
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -33,7 +35,7 @@ class Mounter:
         self._starting = asyncio.Lock()
 
     async def order(self, order: dict[str, Any], descriptors: Sequence[int]) -> None:
-        """Have an order carried out, whose first descriptor is the container's pidfd. Raises OSError."""
+        """Have an order carried out. Raises OSError."""
         async with self._starting:
             if self._reader is None or self._reader.done():
                 await self.close()
@@ -43,12 +45,12 @@ class Mounter:
         self._waiting[number] = answer
         try:
             if self._channel is None:
-                raise OSError("the process that mounts has ended")
+                raise OSError(f"the process for {self._module} has ended")
             self._channel.send({"id": number, **order}, descriptors)
             async with asyncio.timeout(_WITHIN):
                 error = await answer
         except (EOFError, TimeoutError) as failure:
-            raise OSError("the process that mounts does not answer") from failure
+            raise OSError(f"the process for {self._module} does not answer") from failure
         finally:
             del self._waiting[number]
         if error is not None:
@@ -58,14 +60,23 @@ class Mounter:
         mine, theirs = messages.pair()
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
+            code = _COMMAND.format(self._module)
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", "-c", _COMMAND, str(theirs.fileno()), str(_OURS)),
+                *(
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    "-c",
+                    code,
+                    str(theirs.fileno()),
+                    str(_OURS),
+                ),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 env={"LC_ALL": "C.UTF-8"},
             )
         self._channel = Channel(mine)
-        self._reader = asyncio.create_task(self._read(self._channel), name="mounter")
+        self._reader = asyncio.create_task(self._read(self._channel), name=self._module)
 
     async def _read(self, channel: Channel) -> None:
         with contextlib.suppress(EOFError, OSError):
@@ -76,7 +87,7 @@ class Mounter:
                     waiting.set_result(message.get("error"))
         for waiting in self._waiting.values():
             if not waiting.done():
-                waiting.set_result("the process that mounts has ended")
+                waiting.set_result(f"the process for {self._module} has ended")
 
     async def close(self) -> None:
         """End it."""
