@@ -21,7 +21,7 @@ from tests.support.shells import shell
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(params=support.engines(with_gvisor=True), scope="module", loop_scope="module")
+@pytest_asyncio.fixture(params=support.engines(support.GVISOR), scope="module", loop_scope="module")
 async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     async with contextlib.AsyncExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:

@@ -17,7 +17,9 @@ from tests.support.service import Service
 HELLO = {"handler.py": "def handle(request):\n    return 'hello'\n"}
 
 
-@pytest_asyncio.fixture(params=support.engines(with_gvisor=True), scope="module", loop_scope="module")
+@pytest_asyncio.fixture(
+    params=support.engines(support.REMAPPED, support.GVISOR), scope="module", loop_scope="module"
+)
 async def service(request: pytest.FixtureRequest) -> AsyncIterator[Service]:
     async with support.running(request.param) as running:
         yield running

@@ -14,22 +14,25 @@ from typing import Any
 
 from tests.support.platform import Up, family, kill, wait_until
 
-GVISOR = {"runsc": {"path": "runsc", "runtimeArgs": ["--network=none", "--platform=ptrace"]}}
-"""A setting of dockerd. The arguments are for machines without /dev/kvm, and for kernels newer than gVisor."""
+# The arguments are for machines without /dev/kvm, and for kernels newer than gVisor
+GVISOR = {"runtimes": {"runsc": {"path": "runsc", "runtimeArgs": ["--network=none", "--platform=ptrace"]}}}
+REMAPPED = {"userns-remap": "default"}
 
 _FLAGS = ("--bridge=none", "--iptables=false", "--ip6tables=false")
 
 
 @contextlib.contextmanager
-def running(runtimes: Mapping[str, Any] = MappingProxyType({})) -> Iterator[str]:
-    """Run one while within, which knows these OCI runtimes besides; yield the path of its socket."""
+def running(settings: Mapping[str, Any] = MappingProxyType({})) -> Iterator[str]:
+    """Run one while within, with these settings; yield the path of its socket."""
     folder = Path(tempfile.mkdtemp(prefix="dockerd-"))
+    folder.chmod(0o711)  # a remapped root has to get to its own part
     path, log = folder / "docker.sock", folder / "log"
     places = {"data-root": "data", "exec-root": "exec", "pidfile": "pid", "config-file": "config.json"}
     own = [f"--{flag}={folder / name}" for flag, name in places.items()]
     # Where a containerd runs already, both daemons use it
-    own += [f"--containerd-namespace={folder.name}", f"--containerd-plugins-namespace={folder.name}-plugins"]
-    (folder / "config.json").write_text(json.dumps({"runtimes": dict(runtimes)}))
+    space = folder.name.replace("_", "0")  # in which there can't be two in a row
+    own += [f"--containerd-namespace={space}", f"--containerd-plugins-namespace={space}-plugins"]
+    (folder / "config.json").write_text(json.dumps(dict(settings)))
     with log.open("w") as output:
         process = subprocess.Popen(
             ["dockerd", *_FLAGS, *own, f"--host=unix://{path}"],

@@ -26,10 +26,11 @@ ROOT = Path(__file__).parents[2]
 USER = 23456  # an ordinary user that exists nowhere
 DOCKER = "docker"  # root, on the docker engine
 GVISOR = "gvisor"  # the same, where each container has a kernel of its own
+REMAPPED = "remapped"  # the same, where containers have a user namespace
 DOCKERD = "/var/run/docker.sock"
 
 Mode = int | str
-"""The user as whom the embedded engine runs, or DOCKER, or GVISOR."""
+"""The user as whom the embedded engine runs, or a kind of dockerd."""
 
 _START = """
 import os, sys
@@ -181,13 +182,13 @@ async def running(
     data.prepare()
     others = contextlib.ExitStack()
     dockerd = DOCKERD
-    if mode == GVISOR:
-        dockerd = others.enter_context(dockers.running(runtimes=dockers.GVISOR))
-        environment = {
-            "DOCKER_HOST": f"unix://{dockerd}",
-            "PILOTLIGHT_DOCKER_RUNTIME": "runsc",
-            **(environment or {}),
-        }
+    if mode in (GVISOR, REMAPPED):
+        dockerd = others.enter_context(
+            dockers.running(dockers.GVISOR if mode == GVISOR else dockers.REMAPPED)
+        )
+        runtime = "runsc" if mode == GVISOR else ""
+        own = {"DOCKER_HOST": f"unix://{dockerd}", "PILOTLIGHT_DOCKER_RUNTIME": runtime}
+        environment = own | (environment or {})
     user, engine = (0, DOCKER) if isinstance(mode, str) else (mode, "embedded")
     own = user or os.geteuid()
     if root.stat().st_uid != own:  # else a former service may have left what comes and goes there
@@ -250,18 +251,18 @@ def modes() -> list[Any]:
     return [pytest.param(os.geteuid(), id="ordinary user")]
 
 
-def engines(*, with_gvisor: bool = False) -> list[Any]:
+def engines(*more: str) -> list[Any]:
     """Return `modes`, and the docker engine as root, where we are that; without dockerd it is skipped.
 
-    What looks at a sandbox from outside, or from inside at what this machine's kernel does, is not for gVisor.
+    `more` are other kinds of dockerd. What looks at a sandbox from outside, or from inside at what this machine's kernel
+    does, is not for GVISOR.
     """
     import pytest
 
     if os.geteuid() != 0:
         return modes()
-    docker = pytest.param(DOCKER, id="docker", marks=dockerd_needed())
-    gvisor = [pytest.param(GVISOR, id="gvisor", marks=gvisor_needed())] if with_gvisor else []
-    return [*modes(), docker, *gvisor]
+    marks = {GVISOR: gvisor_needed()}
+    return [*modes(), *(pytest.param(m, id=m, marks=marks.get(m, dockerd_needed())) for m in (DOCKER, *more))]
 
 
 def gvisor_needed() -> list[Any]:

@@ -84,15 +84,21 @@ def _furnish(binds: list[str], gone: list[str], terminal: bool, tmp: int) -> Non
         _unmount(path)
     syscalls.move_mount(proc, "/proc")
     os.close(proc)
+    owner = os.stat("/dev")  # noqa: PTH116  with a user namespace our own user does not exist there
     for name, target in (("core", None), ("tty", "pts/0"), ("mqueue", None), ("shm", "/tmp")):  # noqa: S108
         path = f"/dev/{name}"
+        _unmount(path)  # in a user namespace no device can be made, so the host's are mounted
         with contextlib.suppress(FileNotFoundError):
             if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112, PTH114  pathlib is not loaded
                 os.rmdir(path)  # noqa: PTH106
             else:
                 os.unlink(path)  # noqa: PTH108
         if target is not None:
+            os.setegid(owner.st_gid)
+            os.seteuid(owner.st_uid)
             os.symlink(target, path)  # noqa: PTH211
+            os.seteuid(0)
+            os.setegid(0)
     _restrict("/", syscalls.MOUNT_ATTR_NOSUID)
     for path in binds:  # Docker's own `ro` leaves out what is mounted below
         _restrict(path, _RESTRICTED | syscalls.MOUNT_ATTR_RDONLY)
