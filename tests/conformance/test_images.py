@@ -1,5 +1,10 @@
 """Functions in images that they name: the same promises, and nothing of the host; on a real dockerd."""
 
+import hashlib
+import io
+import json
+import platform
+import tarfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -154,6 +159,36 @@ async def test_an_image_that_cannot_be_had_is_named_with_the_remedy(service: Ser
     assert caught.value.kind == "build-failed"
     assert "can't be pulled" in caught.value.detail
     assert "docker load" in caught.value.detail
+
+
+async def test_an_image_for_another_architecture_is_refused_with_the_remedy(service: Service) -> None:
+    name, other = "pilotlight-test-foreign:1", "arm64" if platform.machine() == "x86_64" else "amd64"
+    with images.client() as api:
+        api.load_image(saved(name, other))
+        try:
+            with pytest.raises(Problem) as caught:
+                await look(service, name, "native")
+        finally:
+            images.remove(api, name)
+    assert caught.value.kind == "build-failed"
+    assert f"is for linux/{other}, and this machine is linux/" in caught.value.detail
+    assert "docker pull --platform linux/" in caught.value.detail
+
+
+def saved(name: str, architecture: str) -> bytes:
+    """Return an image without content, for an architecture, as `docker save` writes it."""
+    layer = images.packed({})
+    parts = {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]}
+    config = json.dumps({"architecture": architecture, "os": "linux", "rootfs": parts}).encode()
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    files = {"manifest.json": json.dumps(manifest).encode(), "config.json": config, "layer.tar": layer}
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for path, content in files.items():
+            entry = tarfile.TarInfo(path)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return archive.getvalue()
 
 
 async def test_an_image_that_is_gone_is_told_in_the_answer(service: Service) -> None:

@@ -15,7 +15,7 @@ import docker
 
 from function_service.engines.docker import litter
 from runtimes.declaration import choose, load_all
-from tests.support.service import DOCKERD
+from tests.support.service import client
 
 MARK = "of an image, and not of the host\n"  # what /marked says in each
 _KIND = "test"
@@ -25,14 +25,6 @@ _APPLETS = ("sh", "cat", "echo", "grep", "httpd", "id", "ls", "mkdir", "sleep", 
 _LEFT_OUT = re.compile(
     r"/(test|tests|idlelib|tkinter|lib2to3|ensurepip|__pycache__|site-packages|dist-packages)(/|$)"
 )
-
-
-@contextlib.contextmanager
-def client(dockerd: str = DOCKERD) -> Iterator[Any]:
-    """Return a client of this machine's dockerd, or of another one."""
-    connection = docker.APIClient(base_url=f"unix://{dockerd}", version="1.41")
-    with contextlib.closing(connection):
-        yield connection
 
 
 @contextlib.contextmanager
