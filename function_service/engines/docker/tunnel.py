@@ -41,6 +41,7 @@ _WINDOW = 256 << 10  # bytes of a connection that may be on their way in one dir
 _TELL = _WINDOW // 4  # bytes that were taken, after which this is told
 _CHUNK = 64 << 10  # bytes
 _CONGESTED = 512 << 10  # bytes that wait for the stream; nothing more is read for it then
+_MOST_WAITING = 1 << 20  # bytes that wait for it; what is read makes no more of them
 _MOST_CONNECTIONS = 1000
 _MOST_LISTENERS = 8
 _LONGEST = messages.MAX_MESSAGE + (4 << 10)  # bytes of a frame
@@ -206,7 +207,7 @@ class Tunnel:
         self._end_if_done()
 
     def _send(self, number: int, kind: int, content: bytes | bytearray = b"") -> None:
-        if self._stream_ended:
+        if self._stream_ended or self.closed:
             return
         self._out += _HEAD.pack(number, kind, len(content))
         self._out += content
@@ -214,6 +215,8 @@ class Tunnel:
             self._write()
         except OSError as error:
             self._fail(error)
+        if len(self._out) > _MOST_WAITING:
+            self._fail(Broken("it says much and takes nothing"))
 
     def _write(self) -> None:
         if self._out:

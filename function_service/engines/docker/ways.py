@@ -226,7 +226,11 @@ class OwnKernel:
                     source, _copies(folder, target), symlinks=True, dirs_exist_ok=True, copy_function=_link
                 )
 
-        await asyncio.to_thread(copy)
+        copying = asyncio.create_task(asyncio.to_thread(copy), name="copy code")
+        try:
+            await asyncio.shield(copying)
+        finally:  # it can't be stopped, and who was cancelled would remove the folder meanwhile
+            await asyncio.wait([copying])
 
     async def close(self) -> None:
         """End the process that carries (see Way)."""

@@ -268,6 +268,22 @@ def test_one_that_does_not_keep_to_it_ends_its_own_tunnel(wrong: bytes, tmp_path
         assert outer.closed
 
 
+def test_one_that_asks_without_end_and_takes_no_answer_ends_its_own_tunnel(tmp_path: Path) -> None:
+    with _alone(tmp_path) as (outer, there, loop):
+        _tell(loop, outer, there, said({}, "listener"))
+        for at in range(1, 400_000, 2000):  # more than can be connected to: each is refused
+            _tell(
+                loop,
+                outer,
+                there,
+                b"".join(frame(n, OPEN, number(0)) + frame(n, CLOSE) for n in range(at, at + 2000, 2)),
+            )
+            assert len(outer._out) < 2 << 20
+            if outer.closed:
+                return
+    raise AssertionError("it went on")
+
+
 @given(st.binary(max_size=300), st.integers(1, 40))
 def test_nothing_that_comes_out_of_a_container_does_more_than_end_its_tunnel(came: bytes, step: int) -> None:
     with tempfile.TemporaryDirectory() as folder, _alone(Path(folder)) as (outer, there, loop):
