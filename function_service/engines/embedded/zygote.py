@@ -27,6 +27,7 @@ from typing import Any
 from function_service.engines.embedded import (
     container,
     forking,
+    immortal,
     lingering,
     messages,
     sandbox,
@@ -55,6 +56,7 @@ def main(channel_fd: int, plan: dict[str, Any]) -> None:
     container.enter(plan["container"])
     syscalls.drop_bounding_set()
     gc.collect()
+    immortal.immortalise()
     gc.freeze()
     with contextlib.suppress(ConnectionError):  # the service is gone already, as the channel shows next
         messages.send(channel, {"booted": True})
