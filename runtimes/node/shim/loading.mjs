@@ -39,7 +39,7 @@ async function imported(path) {
       const module = require(path);
       if (types.isModuleNamespaceObject(module)) return module;
     } catch (error) {
-      if (error instanceof SyntaxError) return misspelt(href);
+      if (error instanceof SyntaxError) return misspelt(href, error);
       if (error?.code !== "ERR_REQUIRE_ASYNC_MODULE") throw error; // else it waits for something at its top
     }
   }
@@ -47,16 +47,23 @@ async function imported(path) {
 }
 
 /**
- * Have import() say what does not parse, or is imported and not there: it names the place. Nothing runs twice: Node
+ * Have import() say what does not parse, or is imported and not there, as it names the place. Nothing runs twice: Node
  * keeps what has failed while it ran, and what could not be linked has not run.
  */
-async function misspelt(href) {
+async function misspelt(href, error) {
+  let module;
   try {
-    return await import(href);
-  } catch (error) {
-    if (error instanceof SyntaxError) throw error;
+    module = await import(href);
+  } catch (again) {
+    if (again instanceof SyntaxError) throw again;
+    return import(`${href}${AGAIN}`); // under its own name, Node blames itself for what it could not link
   }
-  return import(`${href}${AGAIN}`); // under its own name, Node blames itself for what it could not link
+  try {
+    Object.values(module);
+  } catch {
+    throw error; // Node 20.19 gives what has failed while it ran as if it were there, without its values
+  }
+  return module;
 }
 
 function find(module, name, file) {
