@@ -164,7 +164,9 @@ class Settings:
         "how sandboxes are made: auto, embedded (Linux itself) or docker",
     )
     docker_runtime: str = _setting(
-        "", str, "the OCI runtime that Docker runs functions with, such as crun (default: Docker's own)"
+        "",
+        str,
+        "the OCI runtime that Docker runs functions in: crun, runsc … (default: Docker's own)",
     )
     dockerfiles: str = _setting(
         "no",

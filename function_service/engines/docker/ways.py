@@ -24,12 +24,16 @@ from function_service.engines.docker.servant import Servant
 from function_service.engines.embedded import messages
 from function_service.engines.embedded.sandbox import TMP_SIZE
 from pilotlight import sockets
+from pilotlight.problems import Problem
 
 _LOOK: Final = 2.0  # seconds without a sign of life, after which dockerd is asked whether there is any
 _CREDENTIALS: Final = struct.Struct("3i")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")  # of a kernel, random(4)
-# gVisor has no such file
-_TELL_BOOT_ID: Final = f"print(open({str(_BOOT_ID)!r}).read())"
+_TELL_BOOT_ID: Final = f"""
+import os
+path = {str(_BOOT_ID)!r}
+print("kernel", open(path).read() if os.path.exists(path) else "without a name, as gVisor")
+"""
 _TRIED_WITHIN: Final = 15.0  # seconds
 _STREAM: Final = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
 
@@ -109,8 +113,10 @@ async def choose(daemon: Daemon, plan: Plan, python: str) -> Way:
         finally:
             client.remove_container(tried.name, force=True, v=True)
 
-    own = await daemon.call(run) != _BOOT_ID.read_text().strip()
-    return OwnKernel() if own else SameKernel()
+    said = await daemon.call(run)
+    if not said.startswith("kernel "):
+        raise Problem("unavailable", f"Its first process said: {said}")
+    return SameKernel() if said == f"kernel {_BOOT_ID.read_text().strip()}" else OwnKernel()
 
 
 class SameKernel:
