@@ -5,6 +5,7 @@ import io
 import json
 import platform
 import tarfile
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -201,6 +202,16 @@ async def test_an_image_that_is_gone_is_told_in_the_answer(service: Service) -> 
         await service.client.builds.verify(revision)
     assert caught.value.kind == "init-failed"
     assert "not on this machine any more" in caught.value.detail
+
+
+async def test_a_link_among_the_dependencies_leads_nowhere_outside(service: Service, python: Image) -> None:
+    folder = Path(tempfile.mkdtemp(dir=service.data.builds))
+    (folder / "node_modules").symlink_to("/etc")
+    service.give(folder)
+    await service.client.builds.seal_layer("dependencies-link", str(folder), "linked")
+    source = "import os\ndef handle(request):\n    return str(os.listdir('/node_modules'))\n"
+    await deploy(service, "linked", {"handler.py": source}, python, dependencies="dependencies-link")
+    assert await get(service, "linked") == (200, "[]")
 
 
 async def test_what_the_image_declares_as_a_volume_can_be_read_and_not_written(service: Service) -> None:

@@ -95,6 +95,7 @@ class Service:
         *,
         handler: str = "handler:handle",
         image: Image | None = None,
+        dependencies: str | None = None,
         **config: Any,
     ) -> Revision:
         """Make the layer of a revision."""
@@ -109,12 +110,13 @@ class Service:
             self.give(folder)
             await self.client.builds.seal_layer(digest, str(folder), name)
         settings = FunctionConfig(name=name, handler=handler, **({"runtime": self.python} | config))
-        identity = hashlib.sha256(repr((settings, digest, image)).encode()).hexdigest()[:12]
+        identity = hashlib.sha256(repr((settings, digest, dependencies, image)).encode()).hexdigest()[:12]
         return Revision(
             id=f"r{identity}",
             app=name,
             config=settings,
             code=digest,
+            dependencies=dependencies,
             image=image,
             commit=identity,
             created=time.time(),

@@ -16,7 +16,8 @@ import socket
 import time
 
 from function_service.engines.docker import inside
-from function_service.engines.docker.tunnel import Loop, Tunnel
+from function_service.engines.docker.carried import Loop
+from function_service.engines.docker.tunnel import Tunnel
 from function_service.engines.embedded import init, messages, syscalls
 
 _BACKLOG = 128
@@ -82,7 +83,7 @@ def _carry(child: int, stream: tuple[int, int], control: socket.socket) -> None:
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     os.write(wake_write, b"!")  # it may have ended before the handler was set
     loop.watch(wake, select.EPOLLIN, reap)
-    while not ended and not tunnel.closed:
+    while not ended and not tunnel.ended:
         loop.turn()
     deadline = time.monotonic() + _LAST_WORDS
     while not tunnel.said_all and (left := deadline - time.monotonic()) > 0:

@@ -8,10 +8,9 @@ import docker.types
 
 from function_service.engines.docker.daemon import LABEL
 
-_LOG = {
-    "Type": "json-file",
-    "Config": {"max-size": "64k", "max-file": "1"},
-}  # of its start; then it goes to us
+# Of its start; then it goes to us. What is said to its process 1 and by it is no affair of any log
+_LOG = {"Type": "json-file", "Config": {"max-size": "64k", "max-file": "1"}}
+_NO_LOG: dict[str, Any] = {"Type": "none", "Config": {}}
 
 
 Show = tuple[Path, str, bool]
@@ -56,7 +55,7 @@ def create(client: Any, plan: Plan) -> None:
             docker.types.Ulimit(name="nofile", soft=1024, hard=4096),
             docker.types.Ulimit(name="core", soft=0, hard=0),
         ],
-        log_config=_LOG,
+        log_config=_NO_LOG if plan.spoken_to else _LOG,
         runtime=plan.runtime or None,
     )
     client.create_container(

@@ -25,6 +25,7 @@ class Blank:
     control: Channel
     data_listener: int
     runtime: float  # milliseconds that its runtime took to boot
+    carrier: int | None  # see Entered
 
 
 class Cradle:
@@ -58,6 +59,8 @@ class Cradle:
         await daemon.call(lambda client: self._start(client, plan))
         entered = await self._entrance.enter(daemon, self.name)
         control = self._control = Channel(entered.control)
+        if entered.carrier is not None:
+            self._descriptors.append(entered.carrier)
         pidfd = os.pidfd_open(entered.pid)
         self._descriptors.append(pidfd)
         await furnish(pidfd)
@@ -65,7 +68,9 @@ class Cradle:
         self._let_go()
         message, received = await control.receive()
         self._descriptors += received
-        return Blank(entered.pid, pidfd, entered.user, control, received[0], message["runtime"])
+        return Blank(
+            entered.pid, pidfd, entered.user, control, received[0], message["runtime"], entered.carrier
+        )
 
     def _start(self, client: Any, plan: Plan) -> None:
         """Runs in a thread of the daemon's, also when nobody waits for it any more."""
@@ -76,6 +81,7 @@ class Cradle:
                 client.start(plan.name)
         finally:
             if self._given_up:
+                self._entrance.close()
                 client.remove_container(plan.name, force=True, v=True)
 
     def _let_go(self) -> None:

@@ -51,6 +51,7 @@ _USUAL_MEMORY = 128 << 20  # bytes; what most functions have is set ahead of tim
 _BLANK_DEADLINE = 20.0  # seconds
 _DEATH_DEADLINE = 10.0  # seconds
 _ANSWER_WITHIN = 3.0  # seconds that dockerd has left to tell how a container ended, once that is in the way
+_LAST_WORDS = 2.0  # seconds for what a container has said last to come through its tunnel
 _CLOSE_WITHIN = 5.0  # seconds for what is being made, or removed
 _USUAL_RUNTIME = "runc"
 _PROCESSES = 128  # processes and threads in one container
@@ -70,6 +71,8 @@ class Handle:
     user: int  # as the host sees it
     inner_user: int
     data_listener: int | None = None  # until it is granted
+    carrier: int | None = None  # a pidfd, see ways.Entered
+    watching: asyncio.Task[None] | None = None  # it
     watcher: asyncio.Task[None] | None = None
     asking: asyncio.Task[Ending | None] | None = None  # from its death until dockerd has told how it was
     destroying: asyncio.Task[None] | None = None  # from the moment on at which it shall be no more
@@ -109,6 +112,7 @@ class DockerEngine:
         self._way: Way = SameKernel()
         self._grants = Grants(data.socket("listeners"))
         self._users = Users(0, 0)
+        self._first_user = 0  # of containers, as the host sees it
         self._guarantees: list[Guarantee] = []
         self._by_systemd = False  # it writes control groups anew, with what dockerd has told it
         self._sandboxes: dict[str, Sandbox] = {}
@@ -153,7 +157,9 @@ class DockerEngine:
         for leftover in self._data.instances.iterdir():
             leftover.unlink()
         # What a job was building when a former run ended belongs to the user of its container still
-        users = range(self._users.first, self._users.first + self._users.count)
+        self._first_user = guarantees.first_user(information)
+        first = self._first_user + self._users.first
+        users = range(first, first + self._users.count)
         owner = self._data.builds.stat().st_uid
         await asyncio.to_thread(jobs.give, [self._data.builds], owner, of=users)
         await self._image.name()
@@ -255,7 +261,9 @@ class DockerEngine:
         folder, instance = self._folders / name, self._data.instances / f"{name}.sock"
         cradle = None
         try:
-            cradle = Cradle(f"{self._data.label}-{name}", folder, instance, self._way, user)
+            cradle = Cradle(
+                f"{self._data.label}-{name}", folder, instance, self._way, self._first_user + user
+            )
             async with asyncio.timeout(_BLANK_DEADLINE):
                 root = await self._root(interpreter)
                 early = [] if job is None else self._way.early(_trees(job))
@@ -280,7 +288,8 @@ class DockerEngine:
                 raise self._images.lost(interpreter.image) from error
             raise _not_made(error, said) from error
         handle = Handle(
-            *(cradle.name, folder, blank.pidfd, blank.control, group, blank.user, user, blank.data_listener)
+            *(cradle.name, folder, blank.pidfd, blank.control, group, blank.user, user, blank.data_listener),
+            carrier=blank.carrier,
         )
         total = (time.perf_counter() - began) * 1000
         stages = Stages(container=max(0.0, total - blank.runtime), runtime=blank.runtime)
@@ -288,6 +297,9 @@ class DockerEngine:
         made = Sandbox(name, interpreter, instance, stages, cradle.output, ended, handle)
         self._sandboxes[name] = made
         handle.watcher = asyncio.create_task(self._watch(made, handle), name=f"watch {name}")
+        if blank.carrier is not None:
+            watching = self._watch_carrier(made, handle.pidfd, blank.carrier)
+            handle.watching = asyncio.create_task(watching, name=f"watch the carrier of {name}")
         return made
 
     def _plan(self, name: str, root: Root, user: int, shown: Sequence[Show], job: Job | None = None) -> Plan:
@@ -344,6 +356,10 @@ class DockerEngine:
     async def _watch(self, sandbox: Sandbox, handle: Handle) -> None:
         """Wait for the death of process 1, with which the kernel ends all others, and tell how it was."""
         await readable(handle.pidfd)
+        if handle.carrier is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS):
+                    await readable(handle.carrier)
         # Docker removes the group soon, and may say nothing of such a kill
         killed, peak = handle.group.out_of_memory(), handle.group.memory_peak()
         code: int | None = _KILLED
@@ -357,6 +373,12 @@ class DockerEngine:
             sandbox.ended.set_result(End(None, code - 128, killed, peak))
         else:
             sandbox.ended.set_result(End(code, None, killed, peak))
+
+    async def _watch_carrier(self, sandbox: Sandbox, pidfd: int, carrier: int) -> None:
+        """End a container into which nothing leads any more."""
+        await readable(carrier)
+        await asyncio.wait([sandbox.ended], timeout=_LAST_WORDS)
+        kill(pidfd)
 
     async def snapshot(self, interpreter: Interpreter, assignment: Assignment) -> Sandbox:  # noqa: ARG002
         """Refuse, as `forks` says (see base.Engine)."""
@@ -405,8 +427,9 @@ class DockerEngine:
         trees = [] if assignment.command else [(assignment.code, "/function", False)]
         if assignment.dependencies is not None:
             trees.append((assignment.dependencies, "/dependencies", False))
-            if sandbox.interpreter.image is not None and (assignment.dependencies / "node_modules").is_dir():
-                trees.append((assignment.dependencies / "node_modules", "/node_modules", False))
+            modules = assignment.dependencies / "node_modules"
+            if sandbox.interpreter.image is not None and modules.is_dir() and not modules.is_symlink():
+                trees.append((modules, "/node_modules", False))
         if door is not None:
             trees += door.trees
         runtime = self._runtimes[sandbox.interpreter.runtime]
@@ -487,6 +510,11 @@ class DockerEngine:
             await asyncio.shield(sandbox.ended)
         if handle.watcher is not None:
             await handle.watcher
+        if handle.watching is not None:
+            handle.watching.cancel()
+            await asyncio.gather(handle.watching, return_exceptions=True)
+        if handle.carrier is not None:
+            os.close(handle.carrier)
         os.close(handle.pidfd)
         if handle.data_listener is not None:
             os.close(handle.data_listener)

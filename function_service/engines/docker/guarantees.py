@@ -2,6 +2,7 @@
 
 import asyncio
 import platform
+from pathlib import Path
 from typing import Any
 
 from function_service.contract import Guarantee
@@ -20,6 +21,16 @@ _ANSWERS = "Docker answers"
 def users(information: dict[str, Any]) -> Users:
     """Return the user ids that containers get, each one of its own, as seen from within."""
     return _REMAPPED_USERS if _has(information, "name=userns") else _USERS
+
+
+def first_user(information: dict[str, Any]) -> int:
+    """Return the user of the host that containers see as user 0."""
+    # dockerd has a root for each range of users, which is named after it
+    return (
+        int(Path(information["DockerRootDir"]).name.partition(".")[0])
+        if _has(information, "name=userns")
+        else 0
+    )
 
 
 def _has(information: dict[str, Any], option: str) -> bool:

@@ -43,6 +43,7 @@ class Root:
     kept: list[str]  # the places of those that stay
     gone: list[str]  # places of mounts that go before a runtime boots
     later: tuple[str, ...]  # places where code comes later
+    volumes: tuple[str, ...] = ()  # which its image declares
 
 
 def process_one(module: str, *python: str) -> tuple[str, ...]:
@@ -105,6 +106,7 @@ def root(
             *(("/runtime",) if whole else ()),
         ],
         later=later,
+        volumes=tuple(volumes),
     )
 
 

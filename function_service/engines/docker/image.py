@@ -26,7 +26,7 @@ _MODULES = (
     "engines/__init__",
     *(f"engines/embedded/{name}" for name in ("__init__", "forking", "init", "limits", "messages", "relay")),
     *(f"engines/embedded/{name}" for name in ("sandbox", "seccomp", "shell", "snapshot", "syscalls")),
-    *(f"engines/docker/{name}" for name in ("__init__", "apart", "inside", "tunnel")),
+    *(f"engines/docker/{name}" for name in ("__init__", "apart", "carried", "inside", "tunnel")),
 )
 
 

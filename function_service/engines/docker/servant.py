@@ -31,30 +31,31 @@ class Servant:
         self._channel: Channel | None = None
         self._reader: asyncio.Task[None] | None = None
         self._numbers = itertools.count()
-        self._waiting: dict[int, asyncio.Future[str | None]] = {}
+        self._waiting: dict[int, asyncio.Future[tuple[str | None, list[int]]]] = {}
         self._starting = asyncio.Lock()
 
-    async def order(self, order: dict[str, Any], descriptors: Sequence[int]) -> None:
-        """Have an order carried out. Raises OSError."""
+    async def order(self, order: dict[str, Any], descriptors: Sequence[int]) -> list[int]:
+        """Have an order carried out; return the descriptors that came with the answer. Raises OSError."""
         async with self._starting:
             if self._reader is None or self._reader.done():
                 await self.close()
                 await self._start()
         number = next(self._numbers)
-        answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[tuple[str | None, list[int]]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
             if self._channel is None:
                 raise OSError(f"the process for {self._module} has ended")
             self._channel.send({"id": number, **order}, descriptors)
             async with asyncio.timeout(_WITHIN):
-                error = await answer
+                error, received = await answer
         except (EOFError, TimeoutError) as failure:
             raise OSError(f"the process for {self._module} does not answer") from failure
         finally:
             del self._waiting[number]
         if error is not None:
             raise OSError(error)
+        return received
 
     async def _start(self) -> None:
         mine, theirs = messages.pair()
@@ -81,13 +82,16 @@ class Servant:
     async def _read(self, channel: Channel) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
-                message, _ = await channel.receive()
+                message, received = await channel.receive()
                 waiting = self._waiting.get(message["id"])
                 if waiting is not None and not waiting.done():
-                    waiting.set_result(message.get("error"))
+                    waiting.set_result((message.get("error"), received))
+                    continue
+                for descriptor in received:  # nobody waits for them any more
+                    os.close(descriptor)
         for waiting in self._waiting.values():
             if not waiting.done():
-                waiting.set_result(f"the process for {self._module} has ended")
+                waiting.set_result((f"the process for {self._module} has ended", []))
 
     async def close(self) -> None:
         """End it."""

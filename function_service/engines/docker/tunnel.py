@@ -13,119 +13,71 @@ A frame is a connection's number, a kind, and the length of what follows (`_HEAD
     OPEN     somebody has connected to the listener whose number follows; they count from 0, in each direction
     DATA     what one has said to the other
     END      there will be no more of it in this direction
-    CLOSE    the connection has failed
+    CLOSE    nor in the other one: nobody listens
     TAKEN    how many bytes were taken, and may be sent beyond those of the window
 
-A side is read only as far as the other one takes. What the other end says is not believed: one that does not
-keep to this, or to the limits below, ends the tunnel. Standard library only, and one thread (see `Loop`).
+What the other end says is not believed: one that does not keep to this, or to the limits below, ends the
+tunnel. Standard library only, and one thread.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import os
 import select
 import socket
 import struct
-from collections.abc import Callable
+import time
 from functools import partial
 from typing import Any
 
+from function_service.engines.docker.carried import (
+    CLOSE,
+    NUMBER,
+    OPEN,
+    READABLE,
+    TAKEN,
+    Broken,
+    Connection,
+    Loop,
+)
 from function_service.engines.embedded import messages
 
 _HEAD = struct.Struct("!IBI")
-_NUMBER = struct.Struct("!I")
-_MESSAGE, _OPEN, _DATA, _END, _CLOSE, _TAKEN = range(6)
-_WINDOW = 256 << 10  # bytes of a connection that may be on their way in one direction
-_TELL = _WINDOW // 4  # bytes that were taken, after which this is told
-_CHUNK = 64 << 10  # bytes
+_MESSAGE = 0
+_CHUNK = 64 << 10  # bytes that are read at once
 _CONGESTED = 512 << 10  # bytes that wait for the stream; nothing more is read for it then
 _MOST_WAITING = 1 << 20  # bytes that wait for it; what is read makes no more of them
-_MOST_CONNECTIONS = 1000
+_MOST_CONNECTIONS = 256  # to either side
 _MOST_LISTENERS = 8
 _LONGEST = messages.MAX_MESSAGE + (4 << 10)  # bytes of a frame
-_LAST = 1 << 32
-_READ = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
-
-
-class Broken(Exception):  # noqa: N818  it is the tunnel that is broken
-    """The other end does not keep to what was agreed."""
-
-
-class Loop:
-    """Waits for descriptors, and calls whoever watches them."""
-
-    def __init__(self) -> None:
-        self._poll = select.epoll()
-        self._calls: dict[int, Callable[[int], None]] = {}
-
-    def watch(self, descriptor: int, events: int, call: Callable[[int], None]) -> None:
-        """Have `call` called with what happens. Nothing happens to a descriptor without `events`."""
-        if not events:
-            self.forget(descriptor)
-        elif descriptor in self._calls:
-            self._poll.modify(descriptor, events)
-        else:
-            self._poll.register(descriptor, events)
-            self._calls[descriptor] = call
-
-    def forget(self, descriptor: int) -> None:
-        """Watch it no more; called before it is closed."""
-        if self._calls.pop(descriptor, None) is not None:
-            self._poll.unregister(descriptor)
-
-    def turn(self, seconds: float | None = None) -> None:
-        """Wait until something happens, at most so long, and call who waits for it."""
-        for descriptor, events in self._poll.poll(seconds):
-            call = self._calls.get(descriptor)  # another one's, perhaps, which finds nothing then
-            if call is not None:
-                call(events)
-
-
-class _Connection:
-    """One end of a connection that is carried."""
-
-    __slots__ = ("credit", "ended", "ending", "number", "pending", "sock", "taken")
-
-    def __init__(self, sock: socket.socket, number: int) -> None:
-        self.sock = sock
-        self.number = number
-        self.pending = bytearray()  # waits to be taken here
-        self.credit = _WINDOW  # bytes that may still be sent to the other end
-        self.taken = 0  # bytes that were taken here, which the other end does not know
-        self.ended = False  # nothing more is read here
-        self.ending = False  # nothing more comes from the other end
+_NUMBERS = 1 << 32
+_PAUSE = 0.01  # seconds, where descriptors are short
 
 
 class Tunnel:
     """One end of a tunnel. It owns what it is given, and closes it when it is over."""
 
-    def __init__(
-        self,
-        loop: Loop,
-        stream: tuple[int, int],
-        control: socket.socket,
-        *,
-        inner: bool,
-    ) -> None:
+    def __init__(self, loop: Loop, stream: tuple[int, int], control: socket.socket, *, inner: bool) -> None:
         """`stream`: where to read and to write. `control`: the one whose other side this stands in for."""
         self._loop = loop
         self._reading, self._writing = stream
         self._control: socket.socket | None = control
         self._came = bytearray()
         self._out = bytearray()
-        self._connections: dict[int, _Connection] = {}
+        self._connections: dict[int, Connection] = {}
         self._next = 1 if inner else 0
         self._listeners: list[socket.socket] = []  # those that were sent here, by number
         self._places: list[Any] = []  # the addresses of those that stand for the other side's, by number
-        self._congested = False
-        self._stream_ended = False
+        self._mute = False  # nothing can be said any more
+        self.congested = False
+        self.ended = False  # nothing comes any more; what has come is still handed on
         self.closed = False
         for descriptor in {*stream, control.fileno()}:
             os.set_blocking(descriptor, False)
         loop.watch(control.fileno(), select.EPOLLIN, self._on_control)
-        self._watch_stream()
+        self._watch()
 
     # What the two ends do differently
 
@@ -151,8 +103,8 @@ class Tunnel:
 
     # The stream
 
-    def _watch_stream(self) -> None:
-        reading = select.EPOLLIN if not self._stream_ended and self._ready() else 0
+    def _watch(self) -> None:
+        reading = select.EPOLLIN if not self.ended and self._ready() else 0
         writing = select.EPOLLOUT if self._out else 0
         if self._reading == self._writing:
             self._loop.watch(self._reading, reading | writing, self._on_stream)
@@ -162,23 +114,24 @@ class Tunnel:
 
     def _on_stream(self, events: int) -> None:
         try:
-            if events & select.EPOLLOUT:
+            if self._out:
                 self._write()
-            if events & _READ and not self._stream_ended and self._ready():
+            if events & READABLE and not self.ended and self._ready():
                 self._read()
-        except (Broken, OSError, struct.error) as error:
-            self._fail(error)
-            return
+        except (Broken, struct.error) as error:
+            self._break(error)
         if not self.closed:
-            self._watch_stream()
+            self._watch()
 
     def _read(self) -> None:
         try:
             data = os.read(self._reading, _CHUNK)
         except BlockingIOError:
             return
+        except OSError:
+            data = b""
         if not data:
-            self._end_stream()
+            self._end()
             return
         self._came += self._judge(data)
         at = 0
@@ -193,69 +146,48 @@ class Tunnel:
             self._take(number, kind, content)
         del self._came[:at]
 
-    def _end_stream(self) -> None:
-        """The other end is gone: what it has said is still handed on."""
-        self._stream_ended = True
-        self._out.clear()
-        self._drop_control()
-        for listener in self._listeners:
-            self._loop.forget(listener.fileno())
-            listener.close()
-        for connection in list(self._connections.values()):
-            connection.ended = connection.ending = True
-            self._flush(connection)
-        self._end_if_done()
-
-    def _send(self, number: int, kind: int, content: bytes | bytearray = b"") -> None:
-        if self._stream_ended or self.closed:
+    def say(self, number: int, kind: int, content: bytes = b"") -> None:
+        """Tell the other end something (see Carrier)."""
+        if self._mute:
             return
         self._out += _HEAD.pack(number, kind, len(content))
         self._out += content
-        try:
-            self._write()
-        except OSError as error:
-            self._fail(error)
+        self._write()
         if len(self._out) > _MOST_WAITING:
-            self._fail(Broken("it says much and takes nothing"))
+            self._break(Broken("it says much and takes nothing"))
+        elif not self.closed:
+            self._watch()
 
     def _write(self) -> None:
-        if self._out:
-            with contextlib.suppress(BlockingIOError):
-                del self._out[: os.write(self._writing, memoryview(self._out)[: 4 * _CHUNK])]
+        try:
+            del self._out[: os.write(self._writing, memoryview(self._out)[: 4 * _CHUNK])]
+        except BlockingIOError:
+            pass
+        except OSError:  # what it has said before may still be there to be read
+            self._mute = True
+            self._out.clear()
         congested = len(self._out) > _CONGESTED
-        if congested is not self._congested:
-            self._congested = congested
+        if congested is not self.congested:
+            self.congested = congested
             for connection in list(self._connections.values()):
-                self._watch(connection)
-        self._watch_stream()
+                connection.watch()
+
+    @property
+    def said_all(self) -> bool:
+        """Whether the other end has been sent all that was said on this side, where that has ended."""
+        return self._mute or (not self._out and all(each.said_all for each in self._connections.values()))
 
     # What comes over it
 
     def _take(self, number: int, kind: int, content: bytes) -> None:
         if kind == _MESSAGE:
             self._pass_on(content)
-        elif kind == _OPEN:
-            self._open(number, _NUMBER.unpack(content)[0])
-        elif kind > _TAKEN:
+        elif kind == OPEN:
+            self._open(number, NUMBER.unpack(content)[0])
+        elif kind > TAKEN:
             raise Broken(f"a frame of kind {kind}")
         elif (connection := self._connections.get(number)) is not None:  # else it is closed here already
-            self._hear(connection, kind, content)
-
-    def _hear(self, connection: _Connection, kind: int, content: bytes) -> None:
-        if kind == _DATA:
-            connection.pending += content
-            if len(connection.pending) + connection.taken > _WINDOW:
-                raise Broken("more than the window was sent")
-        elif kind == _END:
-            connection.ending = True
-        elif kind == _TAKEN:
-            connection.credit += _NUMBER.unpack(content)[0]
-            if connection.credit > _WINDOW:
-                raise Broken("more was taken than was sent")
-        else:
-            self._drop(connection)
-            return
-        self._flush(connection)
+            connection.hear(kind, content)
 
     def _pass_on(self, content: bytes) -> None:
         try:
@@ -265,23 +197,20 @@ class Tunnel:
             raise Broken("a message can't be read") from error
         if not isinstance(message, dict) or not isinstance(sent, list):
             raise Broken("a message was not what it should be")
+        if self._control is None or len(self._places) + len(sent) > _MOST_LISTENERS:
+            raise Broken("nobody waits for a message, or for what comes with it")
         standing: list[int] = []
         try:
-            for kind in sent:
-                if len(standing) >= _MOST_LISTENERS:
-                    raise Broken("too much came with a message")
-                standing.append(self._stand_in() if kind == "listener" else self._output_there())
-            if self._control is not None:
-                messages.send(self._control, message, standing)
-        except OSError:  # whom it is for is gone
-            self._drop_control()
+            for kind in sent:  # one after the other, as each is to be closed if a later one fails
+                standing += [self._stand_in() if kind == "listener" else self._output_there()]
+            messages.send(self._control, message, standing)
+        except OSError as error:
+            raise Broken(f"a message can't be passed on: {error}") from error
         finally:
             for descriptor in standing:
                 os.close(descriptor)
 
     def _stand_in(self) -> int:
-        if len(self._places) >= _MOST_LISTENERS:
-            raise Broken("too many listeners came")
         listener = self._listener(len(self._places))
         self._places.append(listener.getsockname())
         return listener.detach()
@@ -291,15 +220,19 @@ class Tunnel:
             raise Broken("a connection was opened that can't be")
         if len(self._connections) >= 2 * _MOST_CONNECTIONS:
             raise Broken("too many connections were opened")
-        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock = socket.socket(socket.AF_UNIX)
+        except OSError:  # descriptors are short
+            self.say(number, CLOSE)
+            return
         sock.setblocking(False)
         try:
             sock.connect(self._places[listener])
         except OSError:
             sock.close()
-            self._send(number, _CLOSE)
-            return
-        self._add(sock, number)
+            self.say(number, CLOSE)
+        else:
+            self._add(sock, number)
 
     # What comes from this side
 
@@ -311,7 +244,7 @@ class Tunnel:
         except BlockingIOError:
             return
         except (EOFError, OSError):  # nobody on this side has more to say
-            self._drop_control()
+            self._loop.forget(self._control.fileno())
             return
         sent = []
         for descriptor in descriptors:
@@ -323,12 +256,10 @@ class Tunnel:
             else:
                 sent.append("output")
                 self._take_output(descriptor)
-        self._send(0, _MESSAGE, json.dumps({"message": message, "sent": sent}).encode())
+        self.say(0, _MESSAGE, json.dumps({"message": message, "sent": sent}).encode())
         self._watch_listeners()
 
     def _watch_listeners(self) -> None:
-        if self.closed or self._stream_ended:
-            return
         accepting = select.EPOLLIN if len(self._connections) < _MOST_CONNECTIONS else 0
         for number, listener in enumerate(self._listeners):
             self._loop.watch(listener.fileno(), accepting, partial(self._accept, number, listener))
@@ -336,124 +267,80 @@ class Tunnel:
     def _accept(self, listener: int, of: socket.socket, events: int) -> None:  # noqa: ARG002
         try:
             sock, _ = of.accept()
-        except OSError:
-            return  # the caller has gone again
+        except OSError as error:  # else the caller has gone again
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                time.sleep(_PAUSE)
+            return
         sock.setblocking(False)
         while self._next in self._connections:
-            self._next = (self._next + 2) % _LAST
-        number, self._next = self._next, (self._next + 2) % _LAST
-        self._send(number, _OPEN, _NUMBER.pack(listener))
-        self._add(sock, number)
+            self._next = (self._next + 2) % _NUMBERS
+        number, self._next = self._next, (self._next + 2) % _NUMBERS
+        self.say(number, OPEN, NUMBER.pack(listener))
+        if self.closed:
+            sock.close()
+        else:
+            self._add(sock, number)
 
     def _add(self, sock: socket.socket, number: int) -> None:
-        if self.closed or self._stream_ended:
-            sock.close()
-            return
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = self._connections[number] = _Connection(sock, number)
-        self._watch(connection)
+        self._connections[number] = Connection(self._loop, self, sock, number)
+        self._connections[number].watch()
         self._watch_listeners()
-
-    def _watch(self, connection: _Connection) -> None:
-        reading = not connection.ended and connection.credit > 0 and not self._congested
-        events = (select.EPOLLIN if reading else 0) | (select.EPOLLOUT if connection.pending else 0)
-        self._loop.watch(connection.sock.fileno(), events, partial(self._move, connection))
-
-    def _move(self, connection: _Connection, events: int) -> None:
-        try:
-            reading = not connection.ended and connection.credit > 0 and not self._congested
-            if events & _READ and reading:
-                data = connection.sock.recv(min(_CHUNK, connection.credit))
-                connection.credit -= len(data)
-                connection.ended = not data
-                self._send(connection.number, _DATA if data else _END, data)
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._fail_connection(connection)
-            return
-        self._flush(connection)
-
-    def _flush(self, connection: _Connection) -> None:
-        """Hand on what waits here, say what was taken, and close what is done."""
-        if self._connections.get(connection.number) is not connection:
-            return
-        try:
-            if connection.pending:
-                with contextlib.suppress(BlockingIOError):
-                    count = connection.sock.send(connection.pending)
-                    del connection.pending[:count]
-                    connection.taken += count
-            if connection.taken >= _TELL:
-                taken, connection.taken = connection.taken, 0
-                self._send(connection.number, _TAKEN, _NUMBER.pack(taken))
-            if connection.ending and not connection.pending:
-                if connection.ended:
-                    self._drop(connection)
-                    return
-                connection.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._fail_connection(connection)
-            return
-        if self._connections.get(connection.number) is connection:
-            self._watch(connection)
 
     # Ends
 
-    def _fail_connection(self, connection: _Connection) -> None:
-        if self._connections.get(connection.number) is connection:
-            self._send(connection.number, _CLOSE)
-            self._drop(connection)
-
-    def _drop(self, connection: _Connection) -> None:
-        if self._connections.get(connection.number) is not connection:
-            return
-        del self._connections[connection.number]
-        self._loop.forget(connection.sock.fileno())
-        connection.sock.close()
-        if self._stream_ended:
-            self._end_if_done()
-        else:
+    def gone(self, number: int) -> None:
+        """Take note that a connection has ended (see Carrier)."""
+        self._connections.pop(number, None)
+        if not self.ended:
             self._watch_listeners()
+        self._close_if_done()
+
+    def _end(self) -> None:
+        """Take note that the other end is gone; what it has said is still handed on."""
+        self.ended = self._mute = True
+        self._out.clear()
+        self._drop_listeners()
+        for connection in list(self._connections.values()):
+            connection.end()
+        self._drop_control()
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self.ended and not self._connections and self._ready():
+            self.close()
+
+    def _break(self, error: Exception) -> None:
+        if not self.closed:
+            os.write(2, f"A tunnel is broken: {error}\n".encode())
+            self.close()
+
+    def close(self) -> None:
+        """Close everything."""
+        if self.closed:
+            return
+        self.closed = self.ended = self._mute = True
+        self._drop_listeners()
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
+        self._drop_control()
+        for descriptor in {self._reading, self._writing}:
+            self._loop.forget(descriptor)
+            os.close(descriptor)
+
+    def _drop_listeners(self) -> None:
+        for listener in self._listeners:
+            self._loop.forget(listener.fileno())
+            listener.close()
+        self._listeners.clear()
 
     def _drop_control(self) -> None:
         if self._control is not None:
             self._loop.forget(self._control.fileno())
             self._control.close()
             self._control = None
-
-    def _end_if_done(self) -> None:
-        if not self._connections and self._ready():
-            self.close()
-
-    def _fail(self, error: Exception) -> None:
-        if not self.closed:
-            os.write(2, f"A tunnel is broken: {error}\n".encode())
-            self.close()
-
-    @property
-    def said_all(self) -> bool:
-        """Whether the other end has been sent all that was said on this side, where that has ended."""
-        return self.closed or (not self._out and all(each.ended for each in self._connections.values()))
-
-    def close(self) -> None:
-        """Close everything."""
-        if self.closed:
-            return
-        self.closed = True
-        self._drop_control()
-        for connection in self._connections.values():
-            self._loop.forget(connection.sock.fileno())
-            connection.sock.close()
-        self._connections.clear()
-        for listener in self._listeners:
-            if listener.fileno() >= 0:
-                self._loop.forget(listener.fileno())
-                listener.close()
-        for descriptor in {self._reading, self._writing}:
-            self._loop.forget(descriptor)
-            os.close(descriptor)
 
 
 def _listens(descriptor: int) -> bool:

@@ -6,10 +6,13 @@ copied to folders that are shown to it from its start on.
 """
 
 import asyncio
+import errno
 import os
 import shutil
 import socket
+import stat
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +38,7 @@ path = {str(_BOOT_ID)!r}
 print("kernel", open(path).read() if os.path.exists(path) else "without a name, as gVisor")
 """
 _TRIED_WITHIN: Final = 15.0  # seconds
+_TMP: Final = "/tmp"  # noqa: S108  the container's own
 _STREAM: Final = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
 
 
@@ -45,6 +49,7 @@ class Entered:
     control: socket.socket
     pid: int  # of process 1, or of its kernel, as the host sees it
     user: int  # as the host sees it
+    carrier: int | None = None  # a pidfd of the process without which nothing leads into the container
 
 
 class Entrance(Protocol):
@@ -216,9 +221,15 @@ class OwnKernel:
             _copies(folder, place).mkdir(mode=0o755)
         copies = [(_copies(folder, place), place, False) for place in later]
         given = [at for _, at, _ in (*copies, *early)]
+        # A volume would be a folder on the disk to which a function could write without any limit
+        replaced = {*given, *(at for _, at in root.shown), _TMP}
+        volumes = [each for each in root.volumes if each not in replaced]
         # What is shown at a place would get folders for what is shown below it
         stay = [each for each in root.shown if not any(f"{at}/".startswith(f"{each[1]}/") for at in given)]
-        return [*((Path(of), at, False) for of, at in stay), *copies, *early]
+        empty = folder / "empty"
+        empty.mkdir(mode=0o755)
+        covers = [(empty, each, False) for each in volumes]
+        return [*((Path(of), at, False) for of, at in stay), *covers, *copies, *early]
 
     async def furnish(self, pidfd: int, root: Root, *, terminal: bool) -> None:
         """Leave it as it is: what it shows of a system is its own (see Way)."""
@@ -228,6 +239,8 @@ class OwnKernel:
 
         def copy() -> None:
             for source, target, _ in trees:
+                if source.is_symlink():
+                    raise NotADirectoryError(errno.ENOTDIR, f"{source.name} is a link")
                 shutil.copytree(
                     source, _copies(folder, target), symlinks=True, dirs_exist_ok=True, copy_function=_link
                 )
@@ -249,6 +262,8 @@ def _copies(folder: Path, place: str) -> Path:
 
 def _link(source: str, target: str) -> None:
     """Give a file a second name, which takes no room; it is seen where nobody can write. Raises OSError."""
+    if not stat.S_ISREG(os.lstat(source).st_mode):
+        return  # copytree copies folders and links by itself; anything else has no business in a layer
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError:  # another file system, or one without links
@@ -263,13 +278,16 @@ class _Stream:
         self._folder = folder
         self._user = user
         self._descriptor: int | None = None  # of the stream, until it is carried
+        self._closing = threading.Lock()  # where the start is given up, its thread goes on for a while
 
     def attach(self, client: Any, name: str) -> None:
         """Have dockerd give the stream (see Entrance)."""
         attached = client.attach_socket(name, params=_STREAM)
         try:
-            self._descriptor = os.dup(attached.fileno())
+            with self._closing:
+                self._descriptor = os.dup(attached.fileno())
         finally:
+            attached._response.close()  # noqa: SLF001  which holds it open otherwise, until a collection
             attached.close()
 
     async def enter(self, daemon: Daemon, name: str) -> Entered:
@@ -280,15 +298,20 @@ class _Stream:
                 if self._descriptor is None:
                     raise EOFError("dockerd gave no stream")
                 order = {"carry": str(self._folder)}
-                await self._servant.order(order, [self._descriptor, theirs.fileno()])
-                pid = await daemon.pid(name)
+                [carrier] = await self._servant.order(order, [self._descriptor, theirs.fileno()])
             except BaseException:
                 ours.close()
                 raise
-        return Entered(ours, pid, self._user)
+        try:
+            return Entered(ours, await daemon.pid(name), self._user, carrier)
+        except BaseException:
+            ours.close()
+            os.close(carrier)
+            raise
 
     def close(self) -> None:
         """Close our copy of the stream (see Entrance)."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        with self._closing:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None

@@ -51,19 +51,13 @@ async function imported(path) {
  * keeps what has failed while it ran, and what could not be linked has not run.
  */
 async function misspelt(href, error) {
-  let module;
   try {
-    module = await import(href);
+    await import(href);
   } catch (again) {
     if (again instanceof SyntaxError) throw again;
     return import(`${href}${AGAIN}`); // under its own name, Node blames itself for what it could not link
   }
-  try {
-    Object.values(module);
-  } catch {
-    throw error; // Node 20.19 gives what has failed while it ran as if it were there, without its values
-  }
-  return module;
+  throw error; // Node 20.19 gives what has failed while it ran as if it were there
 }
 
 function find(module, name, file) {

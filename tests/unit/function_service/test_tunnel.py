@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from function_service.engines.docker.apart import Inner
+from function_service.engines.docker.carried import Loop
 from function_service.engines.docker.carrying import Outer
-from function_service.engines.docker.tunnel import Loop
 from function_service.engines.embedded import messages
 
 HEAD = struct.Struct("!IBI")
@@ -102,10 +102,10 @@ def _or_none(attempt: Callable[[], Any], nothing: Any = None) -> Any:
 class _ThroughDocker(Inner):
     """Marks what it says as dockerd does, which carries it in one direction."""
 
-    def _send(self, number: int, kind: int, content: bytes | bytearray = b"") -> None:
-        if not self._stream_ended:
+    def say(self, number: int, kind: int, content: bytes = b"") -> None:
+        if not self._mute:
             self._out += DOCKER.pack(1, HEAD.size + len(content))
-        super()._send(number, kind, content)
+        super().say(number, kind, content)
 
 
 @pytest.fixture
@@ -187,22 +187,56 @@ def test_one_who_takes_nothing_holds_up_nobody_else_and_little_waits_for_him(end
         sent += _or_none(lambda: slow.send(LARGE[: 1 << 14]), 0) or 0
         ends.loop.turn(0)
     assert 0 < sent < 3000 << 14
-    waiting = sum(len(each.pending) for each in ends.inner._connections.values())
-    assert waiting + len(ends.outer._out) <= 256 << 10
+    waiting = sum(len(each.waiting) for each in ends.inner._connections.values())
+    assert waiting + len(ends.outer._out) <= 64 << 10
     quick.send(b"past him")
     assert ends.read(answering, 8) == b"past him"
 
 
 def test_what_was_said_last_is_handed_on_after_the_stream_has_ended(ends: Ends) -> None:
     caller, answering = ends.connect(*ends.serve())
-    ends.write(answering, LARGE[: 100 << 10])
+    caller.send(b"question")
+    assert ends.read(answering, 8) == b"question"
+    answer = LARGE[: 60 << 10]
+    answering.send(answer)
     answering.close()
+    ends.loop.forget(ends.outer._reading)  # it is slow, and hears nothing until the other end is gone
     ends.until(lambda: ends.inner.said_all)
     ends.inner.close()
-    assert ends.read(caller, 1 << 20) == LARGE[: 100 << 10]
+    ends.outer._watch()
+    assert ends.read(caller, 1 << 20) == answer
     ends.until(lambda: ends.outer.closed)
     with pytest.raises(EOFError):
         messages.receive(ends.engine)
+
+
+def test_an_answer_before_all_was_asked_reaches_the_caller(ends: Ends) -> None:
+    caller, answering = ends.connect(*ends.serve())
+    answering.send(b"413")
+    answering.close()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        ends.write(caller, LARGE)
+    assert ends.read(caller, 3) == b"413"
+
+
+def test_who_speaks_to_one_that_has_gone_is_told(ends: Ends) -> None:
+    caller, answering = ends.connect(*ends.serve())
+    caller.close()
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        ends.write(answering, 4 * LARGE)
+    ends.until(lambda: not ends.outer._connections and not ends.inner._connections)
+
+
+def test_one_direction_ends_long_before_the_other_one(ends: Ends) -> None:
+    caller, answering = ends.connect(*ends.serve())
+    caller.shutdown(socket.SHUT_WR)
+    assert ends.read(answering, 1) == b""
+    for at in range(0, len(LARGE), 1 << 18):
+        piece = LARGE[at : at + (1 << 18)]
+        ends.write(answering, piece)
+        if at + len(piece) == len(LARGE):
+            answering.close()
+        assert ends.read(caller, len(piece)) == piece
 
 
 def test_what_the_function_prints_goes_where_the_engine_reads(tmp_path: Path) -> None:
