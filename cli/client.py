@@ -58,6 +58,13 @@ class Platform:
             raise Problem("unavailable", f"{self.url} did not answer within {timeout:g} s.") from error
         except (OSError, http.client.HTTPException) as error:
             connection.close()
+            why = getattr(error, "verify_message", None)  # of an SSLCertVerificationError
+            if why is not None:
+                detail = f"The certificate of {self.url} is not accepted: {why}."
+                remedy = (
+                    "Have this machine trust who has issued it, or name the platform as the certificate does."
+                )
+                raise Problem("unavailable", f"{detail} {remedy}") from error
             raise Problem(
                 "unavailable", f"Nothing answers at {self.url} ({error}). {_START_IT}, or set PILOTLIGHT_URL."
             ) from error
@@ -80,11 +87,11 @@ class Platform:
         import ssl
 
         context = ssl.create_default_context(cadata=self.certificate)
+        # Set from Python 3.13 on, it refuses what curl and git take: authorities without key usage
+        context.verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
         if self.certificate is not None:
             context.check_hostname = False
             context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-            # Set from Python 3.13 on, it refuses what curl and git take: authorities without key usage
-            context.verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
         return context
 
     def call(self, method: str, path: str, value: Any = None) -> Any:

@@ -259,7 +259,7 @@ class Invocations(Protocol):
     async def diagnose(self, lease: str) -> tuple[str, str, list[str]]:
         """Tell why the instance broke off a call: a problem kind, a detail, the last lines it printed.
 
-        It waits up to a second for the instance to be dead, and stops it otherwise. The lease is void then.
+        It waits up to two seconds for the instance to be dead, and stops it otherwise. The lease is void.
         """
         ...
 

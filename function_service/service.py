@@ -59,7 +59,7 @@ from pilotlight.problems import Problem
 from pilotlight.store import Store
 from runtimes.declaration import Interpreter, load_all
 
-_BREATH = 1.0  # seconds that a process which broke off a call has to end by itself
+_BREATH = 2.0  # seconds that a process which broke off a call has to end by itself
 _LAST_WORDS = 0.5  # seconds to read what it printed
 _MAX_TAIL = 10_000
 _TIED = 20_000  # of the latest calls, among which the request of a line is looked for

@@ -17,6 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cli.client import Platform
+from pilotlight.problems import Problem
 from tests.support.apps import App, call
 from tests.support.platform import Up, service, wait_until
 
@@ -81,6 +83,10 @@ def test_a_function_is_pushed_and_called(secure):
 def test_who_does_not_know_the_certificate_does_not_trust_it(secure):
     with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
         urllib.request.urlopen(f"{secure.url}/healthz", timeout=10)
+    with pytest.raises(
+        Problem, match=r"^The certificate of https://127\.0\.0\.1:\d+ is not accepted: self-signed"
+    ):
+        Platform(secure.url, None).get("/healthz")
 
 
 def test_plain_http_gets_no_answer(secure):

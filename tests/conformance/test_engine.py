@@ -247,7 +247,7 @@ async def test_logs_are_followed_live(service: Service) -> None:
     await service.deploy("talking", {"handler.py": support.PROBE})
     following = service.client.control.logs("talking", 0, True)
     first = asyncio.ensure_future(anext(following))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not first.done():  # nobody tells from when on it is followed
             await service.ask("talking", "print('live')\nresult = 1")
     assert first.result().line == "live"

@@ -71,6 +71,23 @@ async def test_what_a_container_is_made_of_goes_when_that_is_gone(api: Any) -> N
                 api.remove_container(container)
 
 
+def test_the_steps_of_a_build_go_with_its_image_and_what_it_was_built_on_stays(api: Any) -> None:
+    built, name = "pilotlight-test-litter", "pilotlight-test-litter:1"
+    with nameless(api, "a base", litter.label(f"{built}-base")) as base:
+        dockerfile = f"FROM {base}\n{litter.label(built)}\nCOPY Dockerfile /one\nCOPY Dockerfile /two\n"
+        context = io.BytesIO()
+        with tarfile.open(fileobj=context, mode="w") as tar:
+            entry = tarfile.TarInfo("Dockerfile")
+            entry.size = len(dockerfile)
+            tar.addfile(entry, io.BytesIO(dockerfile.encode()))
+        list(api.build(fileobj=io.BytesIO(context.getvalue()), custom_context=True, tag=name, rm=True))
+        filters = {"label": f"{litter.LABEL}={built}"}
+        assert len(api.images(all=True, filters=filters)) == 3
+        assert litter.remove(api, name)
+        assert api.images(all=True, filters=filters) == []
+        assert is_there(api, base)
+
+
 async def test_starts_at_once_make_one_image() -> None:
     daemon = Daemon("test")
     made: list[str] = []

@@ -104,10 +104,13 @@ class Dockerfiles:
 
     async def known(self, ids: Collection[str]) -> list[KnownImage]:
         """List images (see ImageSource)."""
-        found = await self._daemon.call(lambda client: client.images())
+        # All: what has lost its name, and others are built on, dockerd takes for a step of a build
+        found = await self._daemon.call(lambda client: client.images(all=True))
         images = []
         for each in found:
             names = litter.names(each)
+            if not names and each["Id"] not in ids and each["ParentId"]:
+                continue  # it is such a step
             kind = "named" if each["Id"] in ids else ""
             if any(name.startswith(f"{FETCHED}:{self._label}-") for name in names):
                 kind, names = "fetched", []
@@ -126,7 +129,7 @@ class Dockerfiles:
         """
 
         def work(client: Any) -> bool:
-            for each in client.images():
+            for each in client.images(all=True):
                 if each["Id"] == image:
                     names = litter.names(each)
                     made = f"{BUILT}:", f"{FETCHED}:{self._label}-"

@@ -36,12 +36,26 @@ def remove_nameless(client: Any, kind: str) -> None:
 def remove(client: Any, image: str) -> bool:
     """Remove an image by its id, or take a name from it; return False where a container is made of it.
 
+    The steps that only it was built by go with it. dockerd itself would also remove what it was built on, if
+    that has no name: such as a base image that was made anew since, which a revision may still need.
+
     Raises docker.errors.DockerException.
     """
     try:
-        client.remove_image(image)
+        found = client.inspect_image(image)
+        client.remove_image(image, noprune=True)
+        while found["Parent"]:
+            kind, found = _kind(found), client.inspect_image(found["Parent"])
+            if kind is None or kind != _kind(found) or found["RepoTags"] or found["RepoDigests"]:
+                break
+            client.remove_image(found["Id"], noprune=True)
     except docker.errors.APIError as error:
         if error.status_code not in (_GONE, _IN_USE):
             raise
         return bool(error.status_code == _GONE)
     return True
+
+
+def _kind(image: dict[str, Any]) -> str | None:
+    kind: str | None = (image["Config"]["Labels"] or {}).get(LABEL)
+    return kind
