@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder import assemble, dependencies, folders, images, manifest, publish
-from builder.detect import Found, Languages, detect
+from builder.detect import Found, Languages, detect, has_image_file
 from builder.limits import Limits
 from builder.source import Commit, Tree, extract
 from builder.steps import Say, Workshop
@@ -90,6 +90,9 @@ class _Walk:
         where = f" in {found.image.name}" if isinstance(found.image, Image) else ""
         if not found.by_file:  # else it has said so before its image was built
             await self.say(f"{found.name}: {found.interpreter.name}{where}, {found.handler}")
+            if has_image_file(found.runtime, found.folder):
+                file = found.runtime.image_file
+                await self.say(f'  its {file} is not used (with handler = "{file}" in the manifest it is)')
         work = self.work / found.name
         work.mkdir(mode=0o755)
         if needs is not None:

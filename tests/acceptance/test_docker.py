@@ -95,12 +95,17 @@ CMD exec busybox httpd -f -p "127.0.0.1:$PORT" -h /www
 def test_a_function_with_a_dockerfile_is_built_at_the_push(tmp_path: Path) -> None:
     manifest = '[functions.site]\naccess = "public"\ntimeout = "60s"\n'
     files = {"site/Dockerfile": DOCKERFILE, "site/word": "hello", "pilotlight.toml": manifest}
+    program = '#!/bin/sh\nexec busybox httpd -f -p "127.0.0.1:$PORT" -h /tmp\n'
+    files |= {"other/server": program, "other/Dockerfile": DOCKERFILE}
     flags = ("--engine", "docker", "--dockerfiles", "yes")
     with images.imported("pilotlight-test-acceptance:1", {}), Up(tmp_path, flags) as up:
         app = App.make(up, "sites", files)
         pushed = app.push()
         assert pushed.returncode == 0, pushed.stderr
         assert "a step was here" in pushed.stderr
+        assert (
+            'its Dockerfile is not used (with handler = "Dockerfile" in the manifest it is)' in pushed.stderr
+        )
         assert [call(up, "site").text for _ in range(2)] == ["hello"] * 2
         app.commit({"site/Dockerfile": DOCKERFILE.replace("echo a step was here", "cat /nowhere")})
         rejected = app.push()
