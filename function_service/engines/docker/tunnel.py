@@ -22,6 +22,7 @@ tunnel. Standard library only, and one thread.
 
 from __future__ import annotations
 
+import abc
 import errno
 import json
 import os
@@ -56,7 +57,7 @@ _NUMBERS = 1 << 32
 _PAUSE = 0.01  # seconds, where descriptors are short
 
 
-class Tunnel:
+class Tunnel(abc.ABC):
     """One end of a tunnel. It owns what it is given, and closes it when it is over."""
 
     def __init__(self, loop: Loop, stream: tuple[int, int], control: socket.socket, *, inner: bool) -> None:
@@ -89,9 +90,9 @@ class Tunnel:
         """Tell whether more of the stream can be taken."""
         return True
 
+    @abc.abstractmethod
     def _listener(self, number: int) -> socket.socket:
         """Return what stands for a listener of the other side. Raises OSError."""
-        raise NotImplementedError
 
     def _take_output(self, descriptor: int) -> None:
         """Take over a descriptor that came with a message, and is no listener."""
